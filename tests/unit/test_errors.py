@@ -1,0 +1,23 @@
+"""What the exceptions say."""
+
+from __future__ import annotations
+
+from proxy.errors import ConfigError, Failure, Problem, ProxyError, Resend, Source, Violation
+
+
+def test_a_configuration_problem_names_key_value_cure_and_place() -> None:
+    problem = Problem("limit.head", "7", "no such key", where="proxy.toml", nearest="limits.head_bytes")
+    assert str(problem) == "proxy.toml: limit.head = 7: no such key (did you mean limits.head_bytes?)"
+    assert str(Problem("workers", "0", "at least 1")) == "workers = 0: at least 1"
+    error = ConfigError(problem, Problem("workers", "0", "at least 1"))
+    assert str(error).splitlines() == [str(problem), "workers = 0: at least 1"]
+    assert isinstance(error, ProxyError)
+
+
+def test_a_violation_and_a_failure_carry_what_is_answered() -> None:
+    violation = Violation(431, "head_too_large", "too large")
+    assert (violation.status, str(violation)) == (431, "431 head_too_large: too large")
+    failure = Failure(Source.UPSTREAM, "late", 504, "no answer")
+    assert failure.resend is Resend.NEVER
+    assert failure.retry_after is None
+    assert str(failure) == "upstream late (504): no answer"
