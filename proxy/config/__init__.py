@@ -1,0 +1,1 @@
+"""What an operator can say, and how it is read."""

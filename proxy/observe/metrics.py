@@ -1,0 +1,111 @@
+"""What is counted, by the names that it is exported under.
+
+Counters are plain attributes and dictionaries: the hot path adds to an integer. One event loop owns
+them, so nothing is locked. Labels are bounded (`Tally`), and never a path, a host or an address.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Labels: TypeAlias = tuple[str, ...]
+
+MAX_LABELS = 256
+"""Different label values of one counter; whatever comes later is counted under ``OTHER``."""
+
+OTHER = "other"
+
+METHODS: Mapping[bytes, str] = {
+    method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+}
+"""The methods that have a label of their own."""
+
+
+class Tally(dict[Labels, int]):
+    """Counts by label values, one key part for each name in ``names``. Memory: ``cap + 1`` entries."""
+
+    __slots__ = ("cap", "names")
+
+    def __init__(self, *names: str, cap: int = MAX_LABELS) -> None:
+        super().__init__()
+        self.names = names
+        self.cap = cap
+
+    def add(self, *labels: str) -> None:
+        """Count one more under ``labels``."""
+        count = self.get(labels)
+        if count is None:
+            if len(self) >= self.cap:
+                labels = (OTHER,) * len(self.names)
+            count = self.get(labels, 0)
+        self[labels] = count + 1
+
+    def snapshot(self) -> dict[str, int]:
+        """Return the counts by label set, written as Prometheus does: ``route="/e",code="2xx"``."""
+        return {
+            ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(self.names, labels, strict=True)): n
+            for labels, n in self.items()
+        }
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Counters:
+    """Everything that one process counts. Memory: at most ``cap + 1`` entries for each tally."""
+
+    def __init__(self) -> None:
+        # One connection or exchange adds to these directly.
+        self.connections_total = 0
+        self.open_connections = 0
+        self.requests_in_flight = 0
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.client_ip_suspect = 0
+        """Requests from a private address or the proxy's own: a sign of a wrong trust list."""
+        self.requests = Tally("route", "class", "method", "code", cap=2048)
+        self.rejected = Tally("reason")
+        self.dropped_headers = Tally("word")
+        self.retries = Tally("upstream")
+        self.failures = Tally("upstream", "kind")
+
+    def request(self, route: str, cls: str, method: bytes, status: int) -> None:
+        """Count an answered request; ``status`` 0 means that it was never answered."""
+        self.requests.add(route, cls, METHODS.get(method, OTHER), f"{status // 100}xx")
+
+    def reject(self, reason: str) -> None:
+        """Count something that was refused or cut, by its machine word."""
+        self.rejected.add(reason)
+
+    def retry(self, upstream: str) -> None:
+        """Count a request that was sent again."""
+        self.retries.add(upstream)
+
+    def drop(self, words: Iterable[str]) -> None:
+        """Count header lines that were left out for safety (``Forward.dropped``)."""
+        for word in words:
+            self.dropped_headers.add(word)
+
+    def snapshot(self) -> dict[str, int | dict[str, int]]:
+        """Return every counter under its exported name; tallies as counts by label set."""
+        values: dict[str, int | Tally] = {
+            "connections_total": self.connections_total,
+            "open_connections": self.open_connections,
+            "requests_in_flight": self.requests_in_flight,
+            "request_size_bytes": self.request_bytes,
+            "response_size_bytes": self.response_bytes,
+            "client_ip_suspect_total": self.client_ip_suspect,
+            "requests_total": self.requests,
+            "rejected_total": self.rejected,
+            "dropped_headers_total": self.dropped_headers,
+            "upstream_retries_total": self.retries,
+            "upstream_failures_total": self.failures,
+        }
+        return {
+            f"posthog_proxy_{name}": value.snapshot() if isinstance(value, Tally) else value
+            for name, value in values.items()
+        }

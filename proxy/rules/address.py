@@ -1,0 +1,362 @@
+"""Who the client is: from the peer, a PROXY header, and the chain that trusted proxies wrote.
+
+The chain is read from the right, because only its right end is written by proxies that we know::
+
+    X-Forwarded-For: 6.6.6.6, 203.0.113.7, 10.0.0.9        peer 10.0.0.2
+                     └ claimed └ the client └ trusted       └ trusted
+
+Every hop that is trusted vouches for the one on its left; the first that is not trusted is the
+client, and nothing left of it is read (nginx realip with `recursive on`). So no address that an
+untrusted party wrote can win, whatever it wrote. Lines of the same name are one list in the order
+received (RFC 9110 section 5.3; HAProxy adds a second line instead of an element). Empty elements are
+skipped and not counted (RFC 9110 section 5.6.1.2; nginx skips them between elements): `a,,b` is `a,b`,
+and a line of commas is an empty list. A token that is not an address ends the walk at the last good hop.
+
+Time is linear in the bytes that were read. Memory: ``trusted_chain`` holds at most one address per
+two bytes of the request head, ``trail`` at most ``TRAIL_HOPS`` hops.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import TYPE_CHECKING, TypeAlias
+
+from proxy.message import AddressSource, ClientAddress, Hop, field_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from proxy.config.schema import IPNetwork, TrustConfig
+    from proxy.message import Fields, IPAddress, Peer
+
+TRAIL_HOPS = 32
+"""Longest trail. The last place always goes to the latest hop, so the one that decided is in it."""
+
+TRAIL_TEXT = 64
+"""Bytes of a hop that its text in the trail shows; a longer one ends in `...`."""
+
+OWS = b" \t"
+"""Optional white space around list elements (RFC 9110 section 5.6.3)."""
+
+UNTRUSTED_PEER = "peer, not trusted: it is the client"
+TRUSTED_PEER = "peer, trusted"
+TRUSTED = "trusted"
+CLIENT = "not trusted: it is the client"
+COUNTED = "as many hops as proxies in front: it is the client"
+NOT_AN_ADDRESS = "not an address: the walk ends"
+LAST_GOOD = "last good hop: it is the client"
+LEFTMOST = "all are trusted: the leftmost is the client"
+NO_HOP = "no hop was named: the peer is the client"
+TOO_SHORT = "fewer hops than proxies in front: the peer is the client"
+NAMED = "named by the client header: it is the client"
+NOT_NAMED = "client header is not one address: ignored"
+
+_Bucket: TypeAlias = tuple[int, frozenset[int]]
+"""A number of host bits, and the network numbers with that many."""
+
+_Step: TypeAlias = "tuple[bytes, IPAddress | None]"
+"""One element of a chain as it stands there, and the address it names."""
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+_ADDRESS = re.compile(
+    rb"(?:\[(?P<bracketed>[0-9A-Fa-f:.]{2,45}+)\]|(?P<v4>[0-9.]{7,15}+))(?::(?P<port>[0-9]{1,5}+))?+"
+    rb"|(?P<bare>[0-9A-Fa-f:.]{2,45}+)"
+)
+"""At most one port, and only where it cannot be part of the address: behind brackets or IPv4. The
+alphabet leaves no room for zones (`%eth0`), names and prefixes. ipaddress judges the rest."""
+
+
+def parse_address(token: bytes) -> IPAddress | None:
+    """Return the canonical address that ``token`` names, or ``None``; never raises.
+
+    Accepts IPv4 and IPv6, each with one port (1 to 5 digits, at most 65535; RFC 7239 section 6),
+    IPv6 with or without brackets, and white space around. Refuses zones, octets with leading zeros,
+    short forms (`127.1`) and integers. IPv4-mapped IPv6 comes back as IPv4.
+    """
+    match = _ADDRESS.fullmatch(token.strip(OWS))
+    if match is None or int(match["port"] or b"0") > 65535:
+        return None
+    try:
+        if match["v4"] is not None:
+            return IPv4Address(match["v4"].decode("ascii"))
+        return unmapped(IPv6Address((match["bracketed"] or match["bare"]).decode("ascii")))
+    except ValueError:
+        return None
+
+
+def unmapped(ip: IPAddress) -> IPAddress:
+    """Return ``ip`` as IPv4 where it is IPv4-mapped IPv6, and without a zone."""
+    if isinstance(ip, IPv4Address):
+        return ip
+    if ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip if ip.scope_id is None else IPv6Address(int(ip))
+
+
+def anonymised(ip: IPAddress) -> IPAddress:
+    """Return the first address of the client's network: /24 for IPv4, /48 for IPv6."""
+    return _without_host_bits(ip, 8 if isinstance(ip, IPv4Address) else 80)
+
+
+def client_network(ip: IPAddress) -> IPAddress:
+    """Return what one client can be told apart by: its IPv4 address, or the /64 of its IPv6 one."""
+    return ip if isinstance(ip, IPv4Address) else _without_host_bits(ip, 64)
+
+
+def _without_host_bits(ip: IPAddress, bits: int) -> IPAddress:
+    return type(ip)(int(ip) >> bits << bits)
+
+
+def peer_address(peer: Peer) -> IPAddress | None:
+    """Return the address that the connection came from, canonical: the one that a PROXY header gave,
+    else the socket's; ``None`` for a Unix socket without such a header."""
+    ip = peer.ip if peer.preface is None else peer.preface.source_ip
+    return None if ip is None else unmapped(ip)
+
+
+# --- trust ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TrustTable:
+    """Whose word is believed, ready for look-ups: `[trust]` with its networks as sets.
+
+    A look-up costs one set membership per distinct prefix length. ``hops`` replaces the list when it
+    is not 0: every peer with an address then counts as the nearest of that many proxies.
+    """
+
+    everyone: bool
+    unix: bool
+    hops: int
+    forwarded: bool
+    client_header: bytes
+    v4: tuple[_Bucket, ...]
+    v6: tuple[_Bucket, ...]
+
+    @classmethod
+    def of(cls, trust: TrustConfig) -> TrustTable:
+        """Build the table of a configuration. Networks inside ::ffff:0:0/96 are read as IPv4, since
+        addresses are unmapped before they are looked up."""
+        networks = [_unmapped_network(network) for network in trust.proxies]
+        return cls(
+            everyone=trust.all,
+            unix=trust.unix,
+            hops=trust.hops,
+            forwarded=trust.forwarded,
+            client_header=trust.client_header.lower().encode(),
+            v4=_buckets(network for network in networks if network.version == 4),
+            v6=_buckets(network for network in networks if network.version == 6),
+        )
+
+    def trusts(self, ip: IPAddress | None) -> bool:
+        """Is a peer at ``ip`` believed? ``None`` is a Unix-socket peer: only by an explicit word."""
+        if ip is None:
+            return self.unix or self.everyone
+        return self.everyone or self.hops > 0 or self.lists(unmapped(ip))
+
+    def lists(self, ip: IPAddress) -> bool:
+        """Is the canonical address ``ip`` in one of the networks?"""
+        number = int(ip)
+        buckets = self.v4 if isinstance(ip, IPv4Address) else self.v6
+        return any(number >> bits in networks for bits, networks in buckets)
+
+    def ends_at(self, ip: IPAddress, hops: int) -> bool:
+        """Is ``ip``, the address after ``hops - 1`` others of the chain, the client?"""
+        if self.hops:
+            return hops == self.hops
+        return not self.everyone and not self.lists(ip)
+
+
+def _unmapped_network(network: IPNetwork) -> IPNetwork:
+    if isinstance(network, IPv4Network):
+        return network
+    # A mapped network address has all 96 leading bits fixed, so the prefix is at least that long.
+    mapped = network.network_address.ipv4_mapped
+    return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
+
+
+def _buckets(networks: Iterable[IPNetwork]) -> tuple[_Bucket, ...]:
+    numbers: dict[int, set[int]] = {}
+    for network in networks:
+        bits = network.max_prefixlen - network.prefixlen
+        numbers.setdefault(bits, set()).add(int(network.network_address) >> bits)
+    return tuple((bits, frozenset(numbers[bits])) for bits in sorted(numbers))
+
+
+# --- the decision --------------------------------------------------------------------------------
+
+
+def client_address(peer: Peer, fields: Fields, trust: TrustTable) -> ClientAddress:
+    """Decide who the client is; never raises, whatever bytes ``fields`` hold.
+
+    An untrusted peer is the client itself: not one of its lines is read. A trusted peer's named
+    client header wins where it came once and holds one address; then X-Forwarded-For is walked, or
+    with ``trust.forwarded`` and not a single X-Forwarded-For line, Forwarded (RFC 7239). If every hop
+    is trusted the leftmost is the client. With ``trust.hops`` = N the N-th element from the right is
+    (the peer is the first of the N proxies, so N - 1 elements name the others); if the walk finds
+    fewer than N addresses, the peer is.
+    """
+    nearest = peer_address(peer)
+    trusted = trust.trusts(nearest)
+    trail = _Trail()
+    trail.note(_text(nearest), TRUSTED_PEER if trusted else UNTRUSTED_PEER)
+    if trusted:
+        named = _named_client(fields, trust, trail)
+        if named is not None:
+            return ClientAddress(named, AddressSource.HEADER, True, (), trail.hops())
+        source, steps = _chain(fields, trust)
+        walked = _walk(steps, trust, trail)
+        if walked:
+            return ClientAddress(walked[-1], source, True, tuple(walked[-2::-1]), trail.hops())
+        trail.note(_text(nearest), TOO_SHORT if trust.hops else NO_HOP)
+    return ClientAddress(nearest, _peer_source(peer), trusted, (), trail.hops())
+
+
+def _peer_source(peer: Peer) -> AddressSource:
+    if peer.preface is not None:
+        return AddressSource.PROXY_PROTOCOL
+    return AddressSource.UNIX if peer.ip is None else AddressSource.PEER
+
+
+def _named_client(fields: Fields, trust: TrustTable, trail: _Trail) -> IPAddress | None:
+    if not trust.client_header:
+        return None
+    values = field_values(fields, trust.client_header)
+    # Its writer replaces the line. Two lines mean that a hop passed on what its own client sent.
+    ip = parse_address(values[0]) if len(values) == 1 else None
+    if values:
+        trail.note(values[-1], NOT_NAMED if ip is None else NAMED)
+    return ip
+
+
+def _chain(fields: Fields, trust: TrustTable) -> tuple[AddressSource, Iterator[_Step]]:
+    lines = field_values(fields, b"x-forwarded-for")
+    if trust.forwarded and not lines:
+        return AddressSource.FORWARDED, _forwarded_steps(field_values(fields, b"forwarded"))
+    return AddressSource.X_FORWARDED_FOR, _listed_steps(lines)
+
+
+def _walk(steps: Iterator[_Step], trust: TrustTable, trail: _Trail) -> list[IPAddress]:
+    """Return the addresses from the nearest to the client, which is the last; empty: the peer is."""
+    walked: list[IPAddress] = []
+    for text, ip in steps:
+        if ip is None:
+            trail.note(text, NOT_AN_ADDRESS)
+            verdict = LAST_GOOD
+            break
+        walked.append(ip)
+        if trust.ends_at(ip, len(walked)):
+            trail.note(text, COUNTED if trust.hops else CLIENT)
+            return walked
+        trail.note(text, TRUSTED)
+    else:
+        verdict = LEFTMOST
+    if trust.hops:
+        walked.clear()
+    if walked:
+        trail.note(_text(walked[-1]), verdict)
+    return walked
+
+
+def _listed_steps(lines: list[bytes]) -> Iterator[_Step]:
+    """Yield the elements of an X-Forwarded-For list from the right, each line searched only as far
+    as the walk goes."""
+    for line in reversed(lines):
+        end = len(line)
+        while end >= 0:
+            comma = line.rfind(b",", 0, end)
+            element = line[comma + 1 : end].strip(OWS)
+            end = comma
+            if element:
+                yield element, parse_address(element)
+
+
+# --- Forwarded (RFC 7239) ------------------------------------------------------------------------
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_PAIR = rb"(" + _TOKEN + rb")=(" + _TOKEN + rb"|" + _QUOTED + rb")"
+_PAIRS = re.compile(_PAIR)
+_ELEMENT = re.compile(rb"(?:" + _PAIR + rb")?+(?:[ \t]*+;[ \t]*+(?:" + _PAIR + rb")?+)*+")
+"""Section 4: `[ pair ] *( ";" [ pair ] )`; white space around `;` is taken too, since people write it."""
+
+_MARK = re.compile(rb',|(?<!\\)(?:\\\\)*+"')
+"""A comma, or a quote that is not escaped (an even number of backslashes stands before it)."""
+
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+
+
+def nearest_forwarded(fields: Fields) -> Mapping[bytes, bytes]:
+    """Return what the rightmost element of Forwarded says, by lower-case parameter name, unquoted:
+    the word of the peer itself. Empty where there is none or where it is malformed."""
+    for element in _forwarded_elements(field_values(fields, b"forwarded")):
+        return _parameters(element)
+    return {}
+
+
+def _forwarded_steps(lines: list[bytes]) -> Iterator[_Step]:
+    for element in _forwarded_elements(lines):
+        # `unknown`, `_hidden` and a missing `for` name nobody: not an address, and the walk ends.
+        yield element, parse_address(_parameters(element).get(b"for", b""))
+
+
+def _forwarded_elements(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the elements from the right. Commas and quotes are paired from the right as well: an open
+    quote that a client put in front cannot swallow what a trusted proxy appended."""
+    for line in reversed(lines):
+        marks = [match.end() - 1 for match in _MARK.finditer(line)]
+        end, quoted = len(line), False
+        for mark in (*reversed(marks), -1):
+            if mark >= 0 and line[mark] == 0x22:
+                quoted = not quoted
+            elif mark < 0 or not quoted:
+                element = line[mark + 1 : end].strip(OWS)
+                end = mark
+                if element:
+                    yield element
+
+
+def _parameters(element: bytes) -> dict[bytes, bytes]:
+    if _ELEMENT.fullmatch(element) is None:
+        return {}
+    pairs = [(match[1].lower(), _unquoted(match[2])) for match in _PAIRS.finditer(element)]
+    parameters = dict(pairs)
+    # Section 4: no parameter twice. Which of the two was meant is not ours to guess.
+    return parameters if len(parameters) == len(pairs) else {}
+
+
+def _unquoted(value: bytes) -> bytes:
+    return _ESCAPED.sub(rb"\1", value[1:-1]) if value.startswith(b'"') else value
+
+
+# --- the trail -----------------------------------------------------------------------------------
+
+
+class _Trail:
+    """The hops looked at, nearest first; texts are made printable only at the end."""
+
+    __slots__ = ("_notes",)
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[bytes, str]] = []
+
+    def note(self, text: bytes, verdict: str) -> None:
+        if len(self._notes) == TRAIL_HOPS:
+            self._notes.pop()
+        self._notes.append((text, verdict))
+
+    def hops(self) -> tuple[Hop, ...]:
+        return tuple(Hop(_printable(text), verdict) for text, verdict in self._notes)
+
+
+def _text(ip: IPAddress | None) -> bytes:
+    return b"unix" if ip is None else str(ip).encode("ascii")
+
+
+def _printable(text: bytes) -> str:
+    shown = text[:TRAIL_TEXT].decode("latin-1").encode("unicode_escape").decode("ascii")
+    return f"{shown}..." if len(text) > TRAIL_TEXT else shown

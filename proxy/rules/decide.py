@@ -1,0 +1,163 @@
+"""One request head to one decision: where the rules meet.
+
+The order is fixed: client address, route, then the reasons to refuse (host not served, ambiguous path,
+never public, declared size), then the outgoing head. The route is looked up before the host is judged
+because its class says how even that refusal is answered (CORS on SDK paths).
+
+``because`` tells the steps that were taken, as sentences for `explain` and for error logs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.config.presets import DEFAULT_UPSTREAM
+from proxy.config.schema import HostPolicy, UpstreamConfig
+from proxy.errors import ConfigError, Problem
+from proxy.message import EndpointClass, Forward, FramingKind, Refuse
+from proxy.rules.access import Denial, HostTable, class_denial, host_denial
+from proxy.rules.address import TrustTable, client_address
+from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
+from proxy.rules.routing import Mismatch, RoutingTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.config.schema import Config
+    from proxy.message import ClientAddress, Decision, Peer, RequestHead, Route
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamName:
+    """Which Host an upstream is sent: ``authority`` is its own; ``keep`` prefers the client's."""
+
+    authority: bytes
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A configuration, made ready for look-ups. Built once per configuration, read by every request."""
+
+    trust: TrustTable
+    hosts: HostTable
+    routing: RoutingTable
+    forwarding: ForwardingTable
+    upstreams: Mapping[str, UpstreamName]
+
+    @classmethod
+    def of(cls, config: Config) -> Tables:
+        """Build all tables. Raises ``ConfigError`` for a route that cannot be taken or followed."""
+        routing = RoutingTable.of(config)
+        upstreams = {name: _named(upstream) for name, upstream in configured_upstreams(config).items()}
+        known = ", ".join(sorted(upstreams)) or "none is configured"
+        missing = sorted(routing.upstreams - upstreams.keys())
+        if missing:
+            raise ConfigError(
+                *(Problem("upstreams", name, f"no such upstream; known: {known}") for name in missing)
+            )
+        return cls(
+            TrustTable.of(config.trust),
+            HostTable.of(config.access),
+            routing,
+            ForwardingTable.of(config.forwarding),
+            upstreams,
+        )
+
+
+def configured_upstreams(config: Config) -> Mapping[str, UpstreamConfig]:
+    """Return the upstreams by name; the short form ``upstream`` gives the default one its URL."""
+    if config.upstream is None or DEFAULT_UPSTREAM in config.upstreams:
+        return config.upstreams
+    return {**config.upstreams, DEFAULT_UPSTREAM: UpstreamConfig(url=config.upstream)}
+
+
+def _named(upstream: UpstreamConfig) -> UpstreamName:
+    return UpstreamName(upstream.url.authority.encode(), upstream.host is HostPolicy.KEEP)
+
+
+def decide(head: RequestHead, peer: Peer, tables: Tables, request_id: str) -> Decision:
+    """Decide what becomes of a request; never raises. ``request_id`` is the one it goes by unless a
+    trusted peer named another. Equal arguments give equal decisions, so a decision can be cached."""
+    client = client_address(peer, head.fields, tables.trust)
+    routed = tables.routing.route(head.target)
+    denial: Denial | Mismatch | None = host_denial(head.host, tables.hosts)
+    if isinstance(routed, Mismatch):
+        return _refuse(denial or routed, head, client, None)
+    denial = denial or class_denial(routed.cls) or _size_denial(head, routed)
+    if denial is not None:
+        return _refuse(denial, head, client, routed)
+    return _forward(head, peer, tables, request_id, client, routed)
+
+
+def _size_denial(head: RequestHead, route: Route) -> Denial | None:
+    """Refuse a declared length before a byte of the body is read; a chunked one is counted later."""
+    if head.framing.kind is not FramingKind.LENGTH or head.framing.length <= route.body_limit:
+        return None
+    return Denial(413, "body_too_large", f"the body is larger than {route.body_limit} bytes")
+
+
+def _refuse(
+    denial: Denial | Mismatch, head: RequestHead, client: ClientAddress, route: Route | None
+) -> Refuse:
+    return Refuse(
+        status=denial.status,
+        reason=denial.reason,
+        detail=denial.detail,
+        # A body that nobody will read must not be taken for the next request.
+        close=denial.status in (400, 413) or head.framing.kind is not FramingKind.NONE,
+        cls=EndpointClass.PROTECTED if route is None else route.cls,
+        client=client,
+        route=route,
+        because=(
+            *_client_trail(client),
+            *(() if route is None else (_route_sentence(route),)),
+            f"refused with {denial.status} {denial.reason}: {denial.detail}",
+        ),
+    )
+
+
+def _forward(
+    head: RequestHead, peer: Peer, tables: Tables, request_id: str, client: ClientAddress, route: Route
+) -> Forward:
+    upstream = tables.upstreams[route.upstream]
+    host = head.host if upstream.keep and head.host is not None else upstream.authority
+    request_id = effective_request_id(head, client, request_id)
+    websocket = head.websocket and route.websocket
+    outgoing = request_fields(
+        head,
+        peer,
+        client,
+        host,
+        request_id,
+        tables.forwarding,
+        websocket=websocket,
+        allowed_host=tables.hosts.allows,
+    )
+    because = [*_client_trail(client), _route_sentence(route)]
+    because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
+    if head.websocket:
+        because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
+    if outgoing.dropped:
+        because.append(f"header lines left out: {', '.join(outgoing.dropped)}")
+    return Forward(
+        route=route,
+        client=client,
+        target=head.target,
+        fields=outgoing.fields,
+        request_id=request_id,
+        because=tuple(because),
+        dropped=outgoing.dropped,
+    )
+
+
+def _client_trail(client: ClientAddress) -> list[str]:
+    return [
+        *(f"{hop.text}: {hop.verdict}" for hop in client.trail),
+        f"the client is {'unnamed' if client.ip is None else client.ip} (from {client.source.value})",
+    ]
+
+
+def _route_sentence(route: Route) -> str:
+    return f"the path takes route {route.name} ({route.cls.value})"

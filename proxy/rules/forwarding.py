@@ -1,0 +1,471 @@
+"""Which header lines go on, which stop here, and what we say about the client; both directions.
+
+The order is the safety (Traefik CVE-2021-32813, Apache CVE-2022-31813): the client address has been
+decided, then everything hop-by-hop and everything managed goes out, and only then ours goes in. So
+neither a `Connection: X-Forwarded-Proto` nor a second spelling can touch what we say.
+
+A request goes on as: Host, the end-to-end lines in the order and spelling received (Content-Length in
+its place with our own decimal), X-Forwarded-For, -Proto, -Host, -Port, X-Request-Id, Via if asked for,
+then Transfer-Encoding or the two lines of a WebSocket handshake. Each of ours is one line with one
+value: Django reads `https, http` as insecure and answers 400 to two hosts. Whatever is kept goes on byte
+for byte; Location and Set-Cookie are never touched. Everything here is linear in the head's bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.config.schema import ChainMode
+from proxy.message import AddressSource, FramingKind, field_values, first_value
+from proxy.rules.address import OWS, anonymised, nearest_forwarded, peer_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from proxy.config.schema import ForwardingConfig
+    from proxy.message import ClientAddress, Field, Fields, Framing, Peer, RequestHead, ResponseHead
+
+# --- the tables ----------------------------------------------------------------------------------
+
+HOP_BY_HOP = frozenset(
+    {
+        b"keep-alive",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"http2-settings",
+    }
+)
+"""Lines about one connection, beside Connection itself (RFC 9110 section 7.6.1, RFC 7540 section 3.2.1)."""
+
+MANAGED_GROUPS: Mapping[str, tuple[bytes, ...]] = {
+    "X-Forwarded-*: the client as a proxy describes it; ours are set in their place": (
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-server",
+        b"x-forwarded-scheme",
+        b"x-forwarded-uri",
+        b"x-forwarded-method",
+        b"x-forwarded-ssl",
+        b"x-original-forwarded-for",
+        b"forwarded",
+    ),
+    "other names for the scheme; gunicorn takes X-Forwarded-Protocol and -Ssl for it": (
+        b"x-forwarded-protocol",
+        b"x-scheme",
+        b"x-url-scheme",
+        b"front-end-https",
+    ),
+    "the client address as CDNs and balancers write it; PostHog's capture believes most of them": (
+        b"x-real-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"cf-connecting-ipv6",
+        b"cf-pseudo-ipv4",
+        b"fly-client-ip",
+        b"fastly-client-ip",
+        b"cloudfront-viewer-address",
+        b"x-envoy-external-address",
+        b"x-appengine-user-ip",
+    ),
+    "PostHog's flags service trusts these for time, path and identity of a request": (
+        b"x-request-start",
+        b"x-original-endpoint",
+        b"x-request-id",
+    ),
+    "frameworks take these for another path or method than the one that was judged": (
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"x-http-method-override",
+    ),
+}
+"""Removed from every peer's request, trusted or not, by the reason of each group."""
+
+MANAGED_NAMES = frozenset(name for names in MANAGED_GROUPS.values() for name in names)
+
+MANAGED_PREFIXES = (
+    # A client certificate as Traefik passes it on (-Info, and the certificate itself).
+    b"x-forwarded-tls-client-cert",
+    # The client address that PostHog's Django believes when it is signed (-Timestamp, -Signature).
+    b"x-posthog-client-ip",
+)
+"""Removed like the managed names: whatever begins so."""
+
+UNDELETABLE = frozenset({b"host", b"content-length", b"content-type", b"authorization", b"cookie"})
+"""`Connection` cannot name these away, nor any managed name: the message would change its meaning."""
+
+UNDERSCORE_NAME = "underscore_name"
+CONNECTION_TOKEN = "connection_token"
+MANAGED_NAME = "managed"
+DROPPED_WORDS = (UNDERSCORE_NAME, CONNECTION_TOKEN, MANAGED_NAME)
+"""All words that ``Outgoing.dropped`` can hold, for the counter's labels."""
+
+VIA_NAME = b"posthog-proxy"
+"""Our pseudonym in Via (RFC 9110 section 7.6.3); the host's name is nobody's business."""
+
+
+class Kind(enum.Enum):
+    """What a header name means to us."""
+
+    PASS = "pass"
+    HOST = "host"
+    LENGTH = "length"
+    CONNECTION = "connection"
+    EXPECT = "expect"
+    HOP_BY_HOP = "hop-by-hop"
+    MANAGED = "managed"
+    UNDERSCORE = "underscore"
+
+
+_RESPONSE_KINDS: Mapping[bytes, Kind] = {
+    b"connection": Kind.CONNECTION,
+    b"content-length": Kind.LENGTH,
+    **dict.fromkeys(HOP_BY_HOP, Kind.HOP_BY_HOP),
+}
+
+_REQUEST_KINDS: Mapping[bytes, Kind] = {
+    **_RESPONSE_KINDS,
+    b"host": Kind.HOST,
+    b"expect": Kind.EXPECT,
+    **dict.fromkeys(MANAGED_NAMES, Kind.MANAGED),
+}
+
+_DASHES = bytes.maketrans(b"_.", b"--")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingTable:
+    """`[forwarding]`, ready for look-ups; ``allow_names`` in lower case."""
+
+    chain: ChainMode
+    anonymise: bool
+    via: bool
+    allow_names: frozenset[bytes]
+
+    @classmethod
+    def of(cls, config: ForwardingConfig) -> ForwardingTable:
+        """Build the table of a configuration."""
+        names = frozenset(name.lower().encode() for name in config.allow_names)
+        return cls(config.chain, config.anonymise, config.via, names)
+
+
+def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
+    """Return what the lower-case request header ``name`` means; the one rule of both reading paths.
+
+    A name with `_` or `.` is UNDERSCORE, since Django and its like map it to one with `-`; MANAGED where
+    it spells a managed name. ``allow_names`` lets it pass unless the spelling with `-` has a meaning here.
+    """
+    kind = _REQUEST_KINDS.get(name)
+    if kind is not None:
+        return kind
+    if is_managed(name):
+        return Kind.MANAGED
+    dashed = name.translate(_DASHES)
+    if dashed == name or (name in table.allow_names and dashed not in _REQUEST_KINDS):
+        return Kind.PASS
+    return Kind.UNDERSCORE
+
+
+def is_managed(name: bytes) -> bool:
+    """Is the lower-case request header ``name`` ours to set or to remove, however it is spelled?"""
+    dashed = name.translate(_DASHES)
+    return dashed in MANAGED_NAMES or dashed.startswith(MANAGED_PREFIXES)
+
+
+def classify_response_name(name: bytes) -> Kind:
+    """Return what the lower-case response header ``name`` means: PASS, LENGTH, CONNECTION, HOP_BY_HOP."""
+    return _RESPONSE_KINDS.get(name, Kind.PASS)
+
+
+def connection_options(values: list[bytes]) -> tuple[frozenset[bytes], bool]:
+    """Read the Connection lines: the lower-case names that go out because a line names them, and
+    whether one was ignored because it may not be named (``UNDELETABLE``, managed names)."""
+    tokens = {token.strip(OWS).lower() for value in values for token in value.split(b",")}
+    ignored = {token for token in tokens if token in UNDELETABLE or is_managed(token)}
+    return frozenset(tokens - ignored), bool(ignored)
+
+
+# --- what a trusted peer says --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a trusted peer says of the client's request; ``None`` where it says nothing usable."""
+
+    proto: bytes | None = None
+    host: bytes | None = None
+    port: int | None = None
+    request_id: str | None = None
+
+
+NO_CLAIMS = Claims()
+
+_CLAIM_NAMES = frozenset({b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-request-id"})
+
+_PROTOS = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
+
+_HOST = re.compile(rb"(?:[a-z0-9._-]{1,255}+|\[[0-9a-f:.]{2,45}+\])(?::([0-9]{1,5}+))?+")
+"""Django's own pattern (django.http.request), with `_` for Compose's host names."""
+
+_PORT = re.compile(rb"[1-9][0-9]{0,4}+")
+_PORT_OF_HOST = re.compile(rb":([0-9]{1,5}+)\Z")
+_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DECIMAL = re.compile(rb"[0-9]{1,19}+")
+
+
+def any_host(host: bytes) -> bool:
+    """Allow every host: what `allowed_hosts = ["*"]` means."""
+    return True
+
+
+def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes], bool] = any_host) -> Claims:
+    """Read what the peer says beside the address; nothing of it from a peer that is not trusted.
+
+    ``proto`` is the last value (the peer's own) if it is http or https, ws and wss counting as those.
+    ``host`` is one valid `name[:port]`, in lower case and allowed by ``allowed_host`` (which is given
+    it with the port). ``port`` is one number from 1 to 65535, ``request_id`` a UUID in lower case. Where
+    the address came from Forwarded (RFC 7239), its `proto` and `host` stand in for absent lines.
+    """
+    if not client.peer_trusted:
+        return NO_CLAIMS
+    said: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        lower = name.lower()
+        if lower in _CLAIM_NAMES:
+            said.setdefault(lower, []).append(value)
+    if client.source is AddressSource.FORWARDED:
+        nearest = nearest_forwarded(fields)
+        for parameter in (b"proto", b"host"):
+            if parameter in nearest:
+                said.setdefault(b"x-forwarded-" + parameter, [nearest[parameter]])
+    proto = said.get(b"x-forwarded-proto", [b""])[-1].rpartition(b",")[2]
+    host = _single(said.get(b"x-forwarded-host")).lower()
+    return Claims(
+        proto=_PROTOS.get(proto.strip(OWS).lower()),
+        host=host if _valid_host(host) and allowed_host(host) else None,
+        port=_valid_port(_single(said.get(b"x-forwarded-port"))),
+        request_id=_valid_request_id(_single(said.get(b"x-request-id"))),
+    )
+
+
+def _single(values: list[bytes] | None) -> bytes:
+    return values[0] if values is not None and len(values) == 1 else b""
+
+
+def _valid_host(host: bytes) -> bool:
+    match = _HOST.fullmatch(host)
+    return match is not None and (match[1] is None or 1 <= int(match[1]) <= 65535)
+
+
+def _valid_port(value: bytes) -> int | None:
+    return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
+
+
+def _valid_request_id(value: bytes) -> str | None:
+    value = value.lower()
+    return value.decode("ascii") if _UUID.fullmatch(value) else None
+
+
+def effective_request_id(head: RequestHead, client: ClientAddress, candidate: str) -> str:
+    """Return the id that this request goes by: a trusted peer's if it is a UUID (PostHog's flags service
+    takes no other), else ``candidate``."""
+    return claims(head.fields, client).request_id or candidate
+
+
+# --- what we say ---------------------------------------------------------------------------------
+
+
+def own_fields(
+    head: RequestHead,
+    peer: Peer,
+    client: ClientAddress,
+    request_id: str,
+    table: ForwardingTable,
+    said: Claims,
+) -> Fields:
+    """Return our lines about the client, each once and in fixed order.
+
+    ``request_id`` yields to the one in ``said``. There is no X-Forwarded-For when nobody named an
+    address (a Unix-socket peer) and no X-Forwarded-Host when the client sent no Host (HTTP/1.0):
+    an absent line is better than one that a client could choose.
+    """
+    proto = said.proto or (b"https" if peer.tls else b"http")
+    host = said.host or (head.host or b"").lower()
+    fields: list[Field] = []
+    if client.ip is not None:
+        fields.append((b"X-Forwarded-For", forwarded_for(peer, client, table)))
+    fields.append((b"X-Forwarded-Proto", proto))
+    if host:
+        fields.append((b"X-Forwarded-Host", host))
+    fields.append((b"X-Forwarded-Port", b"%d" % _port(said, host, proto, peer)))
+    fields.append((b"X-Request-Id", (said.request_id or request_id).encode("ascii")))
+    if table.via:
+        fields.append(_via(head.minor))
+    return tuple(fields)
+
+
+def forwarded_for(peer: Peer, client: ClientAddress, table: ForwardingTable) -> bytes:
+    """Return the value of X-Forwarded-For; empty when nobody named an address.
+
+    Collapsed, it is the one bare address on which all PostHog services agree. Appended, it is nginx's
+    `$proxy_add_x_forwarded_for` without what stands left of the client: the client, the trusted
+    proxies that were walked over, and the peer where it is not the client itself.
+    """
+    if client.ip is None:
+        return b""
+    ips = [anonymised(client.ip) if table.anonymise else client.ip]
+    if table.chain is ChainMode.APPEND:
+        ips += client.trusted_chain
+        nearest = peer_address(peer)
+        if nearest is not None and client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL):
+            ips.append(nearest)
+    return ", ".join(map(str, ips)).encode("ascii")
+
+
+def _port(said: Claims, host: bytes, proto: bytes, peer: Peer) -> int:
+    """The port that the client asked for: as said, as in the host, or the scheme's own where the scheme
+    is known to be the client's; else the one that it reached."""
+    if said.port is not None:
+        return said.port
+    in_host = _PORT_OF_HOST.search(host)
+    if in_host is not None and 1 <= int(in_host[1]) <= 65535:
+        return int(in_host[1])
+    if said.proto is None and not peer.tls and peer.local_port:
+        return peer.local_port
+    return 443 if proto == b"https" else 80
+
+
+def _via(minor: int) -> Field:
+    return b"Via", b"1.%d %s" % (minor, VIA_NAME)
+
+
+# --- the two directions --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """The lines of a request as they go upstream. ``dropped`` tells what was taken away for safety:
+    words of ``DROPPED_WORDS``, each at most once, in the order met."""
+
+    fields: Fields
+    dropped: tuple[str, ...]
+
+
+def request_fields(
+    head: RequestHead,
+    peer: Peer,
+    client: ClientAddress,
+    host: bytes,
+    request_id: str,
+    table: ForwardingTable,
+    *,
+    websocket: bool = False,
+    allowed_host: Callable[[bytes], bool] = any_host,
+) -> Outgoing:
+    """Derive the lines that go upstream, in the order that the module's docstring shows.
+
+    ``host`` is the Host to send, ``request_id`` the id to use where no trusted peer gave one.
+    ``websocket`` keeps the upgrade (the caller has checked handshake and route). A scheme that a
+    trusted peer names beats our own TLS: ours is a fact about the last hop, its word is about the client
+    (a balancer that takes plain http and speaks TLS to us must still lead to a redirect). Expect goes
+    out because we answer 100 ourselves. ``allowed_host`` judges a trusted peer's X-Forwarded-Host.
+    """
+    named, ignored = connection_options(field_values(head.fields, b"connection"))
+    dropped = dict.fromkeys([CONNECTION_TOKEN] if ignored else [])
+    length = _length(head.framing)
+    fields: list[Field] = [(b"Host", host)]
+    for name, value in head.fields:
+        lower = name.lower()
+        kind = classify_request_name(lower, table)
+        if kind is Kind.PASS:
+            if lower not in named:
+                fields.append((name, value))
+        elif kind is Kind.MANAGED:
+            dropped[MANAGED_NAME] = None
+        elif kind is Kind.UNDERSCORE:
+            dropped[UNDERSCORE_NAME] = None
+        elif kind is Kind.LENGTH and length is not None:
+            fields.append((name, length))
+            length = None
+    fields += own_fields(head, peer, client, request_id, table, claims(head.fields, client, allowed_host))
+    if head.framing.kind is FramingKind.CHUNKED:
+        fields.append(_CHUNKED)
+    elif head.framing.kind is FramingKind.LENGTH and length is not None:
+        fields.append((b"Content-Length", length))
+    if websocket:
+        fields += _UPGRADE
+    return Outgoing(tuple(fields), tuple(dropped))
+
+
+def response_fields(
+    head: ResponseHead, *, method: bytes, minor: int, close: bool, table: ForwardingTable
+) -> Fields:
+    """Derive the lines that go back to the client: end-to-end lines in the order and spelling received,
+    then Via if asked for, then framing.
+
+    ``method`` is the request's, ``minor`` the client's HTTP/1 version, ``close`` whether we close after
+    this answer. A body of unknown length is chunked for a 1.1 client and ends with the connection
+    for a 1.0 client, which is told so whatever ``close`` says. HEAD and 304 keep a Content-Length that
+    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6).
+    """
+    named, _ = connection_options(field_values(head.fields, b"connection"))
+    bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
+    length = _described_length(head) if bodiless else _length(head.framing)
+    fields: list[Field] = []
+    for name, value in head.fields:
+        lower = name.lower()
+        kind = classify_response_name(lower)
+        if kind is Kind.PASS:
+            if lower not in named:
+                fields.append((name, value))
+        elif kind is Kind.LENGTH and length is not None:
+            fields.append((name, length))
+            length = None
+    if table.via:
+        fields.append(_via(head.minor))
+    if length is not None:
+        fields.append((b"Content-Length", length))
+    if head.status == 101:
+        fields += _UPGRADE
+    elif head.status >= 200:
+        fields += _answer_ending(not bodiless and head.framing.kind in _UNKNOWN_LENGTH, minor, close)
+    return tuple(fields)
+
+
+_CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
+_UPGRADE: Fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
+_UNKNOWN_LENGTH = frozenset({FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE})
+
+
+def _length(framing: Framing) -> bytes | None:
+    return None if framing.kind in _UNKNOWN_LENGTH else b"%d" % framing.length
+
+
+def _described_length(head: ResponseHead) -> bytes | None:
+    """The length of the body that a HEAD or a 304 does not carry, as the upstream gave it."""
+    if head.status < 200 or head.status == 204:
+        return None
+    value = first_value(head.fields, b"content-length")
+    return value if value is not None and _DECIMAL.fullmatch(value) else None
+
+
+def _answer_ending(unknown_length: bool, minor: int, close: bool) -> list[Field]:
+    chunked = unknown_length and minor >= 1
+    lines = [_CHUNKED] if chunked else []
+    if close or (unknown_length and not chunked):
+        lines.append((b"Connection", b"close"))
+    elif minor == 0:
+        lines.append((b"Connection", b"keep-alive"))
+    return lines
