@@ -1,0 +1,191 @@
+"""What single values cannot show: settings that contradict one another, and settings that can be meant
+but probably are not.
+
+Both are judged on the finished configuration; ``given`` holds what an operator said, so that a default
+is never blamed for contradicting a default.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from proxy.config import keys
+from proxy.config.notation import shown
+from proxy.config.schema import Config, TcpAddress, UnixAddress
+from proxy.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from proxy.config.reading import Setting
+    from proxy.config.schema import ListenAddress, TrustConfig, UpstreamUrl
+
+ORDERED = (
+    ("health.open_min", "health.open_max"),
+    ("timeouts.drain_streams", "timeouts.drain"),
+    ("limits.held_body", "limits.body_ingest"),
+    ("limits.held_body", "limits.body_replay"),
+    ("limits.held_body", "limits.body_flags"),
+    ("limits.held_body", "limits.body_app"),
+)
+"""Pairs of which the first must not exceed the second. A first that is not given gives way to a second
+that is (load.py lowers it); everything else out of order is a contradiction."""
+
+
+def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
+    """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
+    of those too that are not in ``config`` because their URL is not readable."""
+    checks = (_trust, _order, _tls, _listeners, _loops)
+    found = [problem for check in checks for problem in check(config, given)]
+    return [*found, *_routes(config, given, upstreams)]
+
+
+def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    ways = {
+        "trust.all": config.trust.all,
+        "trust.hops": config.trust.hops > 0,
+        "trust.proxies": bool(config.trust.proxies),
+    }
+    first, *others = [path for path, used in ways.items() if used] or [""]
+    for other in others:
+        yield _conflict(given, first, other, "they are different ways to say whom to believe; keep one")
+
+
+def _order(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    for low, high in ORDERED:
+        if value_at(config, low) > value_at(config, high):
+            text = _said(given, high) or f"{high} = {value_at(config, high):g} (the default)"
+            yield _about(given, low, given[low].shown, f"must not exceed {text}")
+
+
+def _tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    for name, upstream in config.upstreams.items():
+        prefix = f"upstreams.{name}"
+        if upstream.ca_file and upstream.insecure:
+            cure = "nothing is checked against an authority where nothing is verified; keep one"
+            yield _conflict(given, f"{prefix}.insecure", f"{prefix}.ca_file", cure)
+        for word in ("ca_file", "server_name", "insecure"):
+            if getattr(upstream, word) and not upstream.url.tls:
+                cure = "it only means something for an https upstream"
+                yield _conflict(given, f"{prefix}.{word}", f"{prefix}.url", cure)
+
+
+def _listeners(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    fixed = [address for address in config.listen if isinstance(address, UnixAddress) or address.port != 0]
+    for address, count in Counter(fixed).items():
+        if count > 1:
+            yield _about(given, "listen", shown(str(address)), "is given more than once")
+
+
+def _loops(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    for name, upstream in config.upstreams.items():
+        for listener in config.listen:
+            if _reaches(upstream.url, listener):
+                allowed = f"is where this proxy itself listens ({listener}): requests would go round for ever"
+                yield _about(given, f"upstreams.{name}.url", shown(str(upstream.url)), allowed)
+
+
+def _reaches(url: UpstreamUrl, listener: ListenAddress) -> bool:
+    target = url.address
+    if isinstance(target, UnixAddress) or isinstance(listener, UnixAddress):
+        return target == listener
+    if target.port != listener.port:
+        return False
+    return _numeric(target) == _numeric(listener) or (
+        _numeric(listener) in ("0.0.0.0", "::") and _is_loopback(_numeric(target))
+    )
+
+
+def _numeric(address: TcpAddress) -> str:
+    return "127.0.0.1" if address.host == "localhost" else address.host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name: only the resolver knows
+        return False
+
+
+def _routes(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> Iterator[Problem]:
+    where = given["routes"].where if "routes" in given else ""
+    seen: dict[str, int] = {}
+    for index, route in enumerate(config.routes):
+        first = seen.setdefault(route.path, index)
+        if first != index and route.path:
+            allowed = f"is the path of routes[{first}] too"
+            yield Problem(f"routes[{index}].path", shown(route.path), allowed, where)
+        if route.upstream and route.upstream not in upstreams:
+            near = keys.closest_word(route.upstream, upstreams)
+            allowed = f"is not an upstream; there are: {', '.join(upstreams)}"
+            yield Problem(f"routes[{index}].upstream", shown(route.upstream), allowed, where, near)
+
+
+def _conflict(given: Mapping[str, Setting], path: str, other: str, cure: str) -> Problem:
+    """A problem of one given setting with another."""
+    return _about(given, path, given[path].shown, f"contradicts {_said(given, other)}: {cure}")
+
+
+def _said(given: Mapping[str, Setting], path: str) -> str:
+    """How a setting was given; empty where it was not."""
+    setting = given.get(path)
+    return f"{setting.said} = {setting.shown} ({setting.where})" if setting is not None else ""
+
+
+def _about(given: Mapping[str, Setting], path: str, value: str, allowed: str) -> Problem:
+    setting = given.get(path)
+    if setting is None:
+        return Problem(path, value, allowed, "default")
+    return Problem(setting.said, value, allowed, setting.where)
+
+
+def value_at(config: Config, path: str) -> float:
+    """Return the number at ``section.key``."""
+    section, _, name = path.partition(".")
+    number: float = getattr(getattr(config, section), name)
+    return number
+
+
+def advice(config: Config) -> list[str]:
+    """Return a warning for every setting that works, but hardly as it was meant."""
+    return [*_insecure(config), *_unread(config.trust), *_redirect_loop(config)]
+
+
+def trusts_somebody(trust: TrustConfig) -> bool:
+    """Whether any peer's word about the client can be believed."""
+    return bool(trust.proxies) or trust.all or trust.unix or trust.hops > 0
+
+
+def _insecure(config: Config) -> Iterator[str]:
+    for name, upstream in config.upstreams.items():
+        if upstream.insecure:
+            yield (
+                f"upstreams.{name}.insecure = true: whoever stands between here and {upstream.url} can read "
+                f"and change everything; give upstreams.{name}.ca_file instead"
+            )
+
+
+def _unread(trust: TrustConfig) -> Iterator[str]:
+    if trusts_somebody(trust):
+        return
+    for name, value in (("forwarded", trust.forwarded), ("client_header", trust.client_header)):
+        if value:
+            yield (
+                f"trust.{name} = {shown(value)}: it is never read, because nobody is trusted; "
+                "list the proxies in front in trust.proxies"
+            )
+
+
+def _redirect_loop(config: Config) -> Iterator[str]:
+    """PostHog fact: with SECURE_SSL_REDIRECT its Django answers 301 unless X-Forwarded-Proto says https.
+    An https upstream has a proxy of its own to say so."""
+    plain = not config.upstreams["default"].url.tls
+    if config.posthog.secure_ssl_redirect and plain and not trusts_somebody(config.trust):
+        yield (
+            "posthog.secure_ssl_redirect = true while no proxy is trusted: nobody can say that a client came "
+            "by https, so PostHog redirects every page for ever; list the proxy that ends TLS in "
+            "trust.proxies (--trusted-proxies, TRUSTED_PROXIES), or set DISABLE_SECURE_SSL_REDIRECT=true for "
+            "both PostHog and this proxy"
+        )

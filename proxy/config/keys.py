@@ -1,0 +1,197 @@
+"""The keys of the schema as values: their dotted paths, types, bounds, environment names.
+
+Everything that walks the schema (loader, environment, documentation) walks it through here, so that a
+key which is added in schema.py is known everywhere at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from proxy.config import notation
+from proxy.config.schema import (
+    Config,
+    IPNetwork,
+    ListenAddress,
+    RouteConfig,
+    UpstreamConfig,
+    UpstreamUrl,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+ENVIRONMENT_PREFIX = "POSTHOG_PROXY_"
+
+NAME = "NAME"
+"""Stands for an upstream's name in the path of a key: ``upstreams.NAME.url``."""
+
+ROUTE_PREFIX = "routes[]"
+"""Stands before a route's keys: ``routes[].path``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key. ``kind`` is its type without ``None``; for a list the type of its elements.
+
+    ``default`` is ``dataclasses.MISSING`` where the key must be given.
+    """
+
+    path: str
+    kind: Any
+    many: bool
+    optional: bool
+    default: Any
+    doc: str
+    unit: str
+    why: str
+    minimum: float | None
+    maximum: float | None
+    form: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def required(self) -> bool:
+        """Whether the key has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there, as a phrase: for errors and for the documentation."""
+        if self.kind is RouteConfig:
+            return "a list of tables"
+        if self.many:
+            return f"a list (each {self.allowed_one}), or one text with commas"
+        return self.allowed_one
+
+    @property
+    def allowed_one(self) -> str:
+        """The same for a single element of a list."""
+        if self.kind is bool:
+            return "true or false"
+        if isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
+            return "one of " + ", ".join(f"`{member.value}`" for member in self.kind)
+        if self.kind is int or self.kind is float:
+            return self._allowed_number()
+        return _PHRASES.get(self.kind) or notation.FORMS[self.form][0]
+
+    def _allowed_number(self) -> str:
+        low, high = self.minimum or 0, self.maximum or 0
+        if self.unit == "bytes":
+            return f"a size from {notation.size_text(low)} to {notation.size_text(high)}"
+        if self.unit == "s":
+            return f"a time from {notation.duration_text(low)} to {notation.duration_text(high)}"
+        kind = "a whole number" if self.kind is int else "a number"
+        unit = f" of {self.unit}" if self.unit else ""
+        return f"{kind}{unit} from {low:,} to {high:,}"
+
+
+_PHRASES: dict[Any, str] = {
+    IPNetwork: "an address or a CIDR block",
+    ListenAddress: "`HOST:PORT` or `unix:/path`",
+    UpstreamUrl: "`http://host[:port]`, `https://host[:port]` or `unix:/path`",
+}
+
+
+@cache
+def keys_of(table: type, prefix: str = "") -> Mapping[str, Key]:
+    """Return the leaf keys of one dataclass of the schema by their names; sub-tables are left out."""
+    hints = typing.get_type_hints(table)
+    found = {}
+    for field in dataclasses.fields(table):
+        kind, many, optional = _resolve(hints[field.name])
+        if _is_table(kind) and not many:
+            continue
+        path = f"{prefix}.{field.name}" if prefix else field.name
+        found[field.name] = Key(path, kind, many, optional, field.default, **field.metadata)
+    return types.MappingProxyType(found)
+
+
+def _resolve(hint: Any) -> tuple[Any, bool, bool]:
+    """Take ``X | None`` and ``tuple[X, ...]`` apart: X, whether it is a list, whether it may be absent."""
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return arguments[0], False, True
+    if typing.get_origin(hint) is tuple:
+        return arguments[0], True, False
+    if arguments and not isinstance(hint, types.UnionType):  # Mapping[str, UpstreamConfig]
+        return arguments[1], False, False
+    return hint, False, False
+
+
+def _is_table(kind: Any) -> bool:
+    return isinstance(kind, type) and kind is not UpstreamUrl and dataclasses.is_dataclass(kind)
+
+
+@cache
+def sections() -> Mapping[str, type]:
+    """Return the plain tables of the file by name: everything but ``upstreams`` and ``routes``."""
+    hints = typing.get_type_hints(Config)
+    return types.MappingProxyType({name: kind for name, kind in hints.items() if _is_table(kind)})
+
+
+@cache
+def all_keys() -> Mapping[str, Key]:
+    """Return every key by its dotted path; upstreams under ``upstreams.NAME``, routes under ``routes[]``."""
+    groups = [keys_of(Config), keys_of(UpstreamConfig, f"upstreams.{NAME}")]
+    groups += [keys_of(table, name) for name, table in sections().items()]
+    groups += [keys_of(RouteConfig, ROUTE_PREFIX)]
+    return types.MappingProxyType({key.path: key for group in groups for key in group.values()})
+
+
+def find(path: str) -> Key | None:
+    """Return the key that a concrete dotted path (``upstreams.replay.url``) means, if there is one."""
+    parts = path.split(".")
+    if len(parts) == 3 and parts[0] == "upstreams":
+        return keys_of(UpstreamConfig, f"upstreams.{NAME}").get(parts[2])
+    key = all_keys().get(path)
+    return None if key is None or NAME in parts or path.startswith(ROUTE_PREFIX) else key
+
+
+def environment_name(path: str) -> str:
+    """Return the environment variable of a dotted path: ``POSTHOG_PROXY_LIMITS__HEAD_BYTES``."""
+    return ENVIRONMENT_PREFIX + path.replace("-", "_").replace(".", "__").upper()
+
+
+def nearest(path: str) -> str | None:
+    """Return the known key that an unknown dotted path most likely means.
+
+    First the same name in another table, then a sibling that is spelled much like it, then (where the
+    table is unknown too) the most similar path of all. At most 80 characters of ``path`` are compared.
+    """
+    path = path[:80]
+    known = _spelled_like(path)
+    table, _, name = path.rpartition(".")
+    namesakes = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
+    if namesakes:
+        return namesakes[0]
+    siblings = [candidate for candidate in known if candidate.rpartition(".")[0] == table]
+    sibling = closest_word(name, [candidate.rpartition(".")[2] for candidate in siblings])
+    if sibling is not None:
+        return f"{table}.{sibling}" if table else sibling
+    return closest_word(path, known, likeness=0.75) if not table or not siblings else None
+
+
+def _spelled_like(path: str) -> list[str]:
+    """Every known path, with the upstream's name or the route's number that ``path`` has in it."""
+    parts = path.split(".")
+    upstream = parts[1] if len(parts) > 1 and parts[0] == "upstreams" else "default"
+    route = parts[0] if parts[0].startswith("routes[") else "routes[0]"
+    return [known.replace(f".{NAME}.", f".{upstream}.").replace(ROUTE_PREFIX, route) for known in all_keys()]
+
+
+def closest_word(word: str, candidates: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the most similar of ``candidates``, or ``None`` where none resembles ``word``."""
+    import difflib  # only an error needs it
+
+    return next(iter(difflib.get_close_matches(word[:80], list(candidates), n=1, cutoff=likeness)), None)

@@ -1,0 +1,200 @@
+"""Everything an operator said, made into one ``Config``: file < environment < flags.
+
+::
+
+    file ─────────────┐
+    PostHog's names ──┤ Reading each ─▶ strongest value of each key ─▶ Config ─▶ contradictions, advice
+    POSTHOG_PROXY_* ──┤
+    flags ────────────┘
+
+Whatever is wrong ends in one ``ConfigError`` that lists all of it. Nothing else is ever raised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from proxy.config import environment, keys
+from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
+from proxy.config.notation import printable, shown
+from proxy.config.reading import Reading
+from proxy.config.schema import Config, UpstreamConfig
+from proxy.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from proxy.config.reading import Setting
+
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "listen": "--listen",
+        "upstream": "--upstream",
+        "trust.proxies": "--trusted-proxies",
+        "access.allowed_hosts": "--allowed-hosts",
+        "workers": "--workers",
+        "log.format": "--log-format",
+        "log.access": "--access-log",
+        "log.errors": "--error-log",
+    }
+)
+"""The keys that have a flag of their own; all others are said as ``--set KEY=VALUE``."""
+
+MAX_FILE_BYTES = 1024 * 1024
+"""A larger configuration file is refused unread: no hand writes one, and memory stays bounded."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NO_UPSTREAM = (
+    "no upstream is given: say --upstream http://HOST:PORT, set POSTHOG_PROXY_UPSTREAM, "
+    'or write upstream = "http://HOST:PORT" in the file'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A usable configuration, and one sentence for everything in it that is probably not meant."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+
+def load_config(
+    toml_path: str | None = None,
+    environ: Mapping[str, str] = _NOTHING,
+    flags: Mapping[str, Any] = _NOTHING,
+) -> Loaded:
+    """Read a configuration from a TOML file, environment variables and flags, each stronger than the last.
+
+    ``environ`` is a whole environment; variables that concern nobody here are ignored. ``flags`` are by
+    dotted key (``timeouts.head``), their values text or typed. Raises ``ConfigError``.
+    """
+    file = Reading()
+    if toml_path is not None:
+        file.take_mapping(_read_file(toml_path), printable(toml_path))
+    posthog, own, flag = Reading(), Reading(), Reading()
+    warnings = environment.read_posthog(environ, posthog)
+    for path, value in flags.items():
+        flag.take(path, value, FLAGS.get(path, "--set"), textual=True)
+    environment.read_own(environ, [*file.upstreams, *flag.upstreams], own)
+    config = _combine([file, posthog, own, flag])
+    return Loaded(config, (*warnings, *environment.posthog_advice(environ, config), *advice(config)))
+
+
+def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loaded:
+    """Read a configuration from a mapping of the shape of the TOML file, for programs that embed the
+    proxy. ``where`` names the source in errors. Raises ``ConfigError``."""
+    reading = Reading()
+    reading.take_mapping(mapping, where)
+    config = _combine([reading])
+    return Loaded(config, tuple(advice(config)))
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """Read and parse a TOML file; every failure is a ``ConfigError``, syntax errors with their line."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise _unusable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _unusable(path, f"is larger than {MAX_FILE_BYTES} bytes")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _unusable(path, f"is not UTF-8 text (at line {line})") from None
+    except (ValueError, RecursionError) as error:  # tomllib's own errors name line and column
+        raise _unusable(path, f"is not valid TOML: {printable(str(error))}") from None
+
+
+def _unusable(path: str, allowed: str) -> ConfigError:
+    return ConfigError(Problem("file", shown(path), allowed))
+
+
+def _combine(readings: list[Reading]) -> Config:
+    """Take the strongest value of each key, weakest reading first; raise ``ConfigError`` on any problem."""
+    problems: list[Problem] = []
+    given: dict[str, Setting] = {}
+    attempted: set[str] = set()
+    upstreams: dict[str, str] = {}
+    for reading in readings:
+        reading.spell_out_upstream()
+        problems += reading.problems
+        given |= reading.settings
+        attempted |= reading.attempted
+        upstreams |= reading.upstreams
+    problems += _missing_urls(upstreams, attempted)
+    config = _give_way(_build(given, upstreams), given)
+    problems += contradictions(config, given, upstreams)
+    problems += _unreadable_authorities(config, given)
+    if problems:
+        raise ConfigError(*problems)
+    return config
+
+
+def _missing_urls(upstreams: Mapping[str, str], attempted: set[str]) -> list[Problem]:
+    problems = []
+    if "upstreams.default.url" not in attempted:
+        problems.append(Problem("upstream", "(nothing)", _NO_UPSTREAM))
+    for name, where in upstreams.items():
+        path = f"upstreams.{name}.url"
+        if name != "default" and path not in attempted:
+            allowed = f"must be given: {keys.keys_of(UpstreamConfig)['url'].allowed}"
+            problems.append(Problem(path, "(nothing)", allowed, where))
+    return problems
+
+
+def _build(given: Mapping[str, Setting], upstreams: Mapping[str, str]) -> Config:
+    """Fill the dataclasses. An upstream without a readable URL is left out; it is a problem already."""
+
+    def values(prefix: str, table: type) -> dict[str, Any]:
+        paths = {name: f"{prefix}{name}" for name in keys.keys_of(table)}
+        return {name: given[path].value for name, path in paths.items() if path in given}
+
+    tables = {
+        name: UpstreamConfig(**values(f"upstreams.{name}.", UpstreamConfig))
+        for name in upstreams
+        if f"upstreams.{name}.url" in given
+    }
+    parts = {name: table(**values(f"{name}.", table)) for name, table in keys.sections().items()}
+    return Config(**values("", Config), **parts, upstreams=MappingProxyType(tables))
+
+
+def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:
+    """Lower each default that a given setting forbids (contradictions.ORDERED)."""
+    for low, high in ORDERED:
+        if low not in given and value_at(config, low) > value_at(config, high):
+            section, _, name = low.partition(".")
+            table = dataclasses.replace(getattr(config, section), **{name: value_at(config, high)})
+            config = dataclasses.replace(config, **{section: table})
+    return config
+
+
+def _unreadable_authorities(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    """Find every ``ca_file`` that cannot be read or has no certificate in it."""
+    problems = []
+    for name, upstream in config.upstreams.items():
+        failure = _authorities_failure(upstream.ca_file) if upstream.ca_file else None
+        if failure is not None:
+            setting = given[f"upstreams.{name}.ca_file"]
+            problems.append(Problem(setting.said, shown(upstream.ca_file), failure, setting.where))
+    return problems
+
+
+def _authorities_failure(path: str) -> str | None:
+    import ssl  # only this needs it
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        return "must be a PEM file with certificates; it holds none that can be read"
+    except OSError as error:
+        return f"must be readable: {error.strerror}"
+    if context.cert_store_stats()["x509"] == 0:
+        return "must be a PEM file with certificates; it holds none"
+    return None

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.config.contradictions import advice, contradictions, trusts_somebody, value_at
+from proxy.config.load import config_from
+from proxy.config.schema import (
+    AccessConfig,
+    Config,
+    PosthogConfig,
+    RouteConfig,
+    TcpAddress,
+    TimeoutsConfig,
+    TrustConfig,
+    UpstreamConfig,
+    UpstreamUrl,
+)
+from proxy.errors import ConfigError
+
+PLAIN = {"url": "http://web:8000"}
+SECURE = {"url": "https://web"}
+
+
+def problems(**mapping: Any) -> list[str]:
+    """What is wrong with a configuration; its default upstream is given here where it is not there."""
+    mapping.setdefault("upstreams", {})
+    mapping["upstreams"].setdefault("default", PLAIN)
+    try:
+        config_from(mapping, "file")
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        (
+            {"trust": {"all": True, "proxies": ["10.0.0.1"]}},
+            "file: trust.all = true: contradicts trust.proxies = a list of 1 (file): they are different ways",
+        ),
+        (
+            {"trust": {"hops": 1, "proxies": "10.0.0.1"}},
+            'trust.hops = 1: contradicts trust.proxies = "10.0.0.1"',
+        ),
+        ({"trust": {"hops": 1, "all": True}}, "trust.all = true: contradicts trust.hops = 1"),
+        (
+            {"health": {"open_min": 10, "open_max": "5s"}},
+            'file: health.open_min = 10: must not exceed health.open_max = "5s" (file)',
+        ),
+        (
+            {"health": {"open_min": 100}},
+            "file: health.open_min = 100: must not exceed health.open_max = 60 (the default)",
+        ),
+        (
+            {"timeouts": {"drain": 1, "drain_streams": 2}},
+            "timeouts.drain_streams = 2: must not exceed timeouts.drain = 1",
+        ),
+        (
+            {"limits": {"held_body": 4096, "body_flags": 2048}},
+            "limits.held_body = 4096: must not exceed limits.body_flags = 2048",
+        ),
+        (
+            {"upstreams": {"default": {**PLAIN, "insecure": True}}},
+            'insecure = true: contradicts upstreams.default.url = "http://web:8000" (file): it only means',
+        ),
+        ({"upstreams": {"default": {**PLAIN, "server_name": "x"}}}, 'default.server_name = "x": contradicts'),
+        ({"listen": ["[::1]:80", "[0::1]:80"]}, 'file: listen = "[::1]:80": is given more than once'),
+        ({"listen": ["unix:/x", "unix:/x"]}, 'file: listen = "unix:/x": is given more than once'),
+        (
+            {"listen": "web:8000"},
+            'upstreams.default.url = "http://web:8000": is where this proxy itself listens (web:8000)',
+        ),
+        (
+            {"routes": [{"path": "/a"}, {"path": "/b"}, {"path": "/a"}]},
+            'file: routes[2].path = "/a": is the path of routes[0] too',
+        ),
+        (
+            {"routes": [{"path": "/a", "upstream": "defaul"}]},
+            'routes[0].upstream = "defaul": is not an upstream; there are: default (did you mean default?)',
+        ),
+    ],
+)
+def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: str) -> None:
+    (found,) = problems(**mapping)
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"trust": {"all": False, "proxies": ["10.0.0.1"], "hops": 0}},
+        {"listen": ["127.0.0.1:0", "127.0.0.1:0"]},
+        {"routes": [{"path": "/a", "upstream": "default"}, {"path": "/a*"}]},
+        {"health": {"open_min": 60, "open_max": 60}},
+        {"upstreams": {"default": {**SECURE, "server_name": "x", "insecure": True}}},
+    ],
+)
+def test_what_only_looks_like_a_contradiction(mapping: dict[str, Any]) -> None:
+    assert problems(**mapping) == []
+
+
+@pytest.mark.parametrize(
+    ("listen", "upstream", "loops"),
+    [
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", True),
+        ("127.0.0.1:8000", "http://localhost:8000", True),
+        ("0.0.0.0:8000", "http://127.0.0.1:8000", True),
+        ("[::]:8000", "http://[::1]:8000", True),
+        ("unix:/x", "unix:/x", True),
+        ("127.0.0.1:8000", "http://127.0.0.1:8001", False),
+        ("127.0.0.1:8000", "http://10.0.0.1:8000", False),
+        ("0.0.0.0:8000", "http://10.0.0.1:8000", False),
+        ("0.0.0.0:8000", "http://web:8000", False),
+        ("unix:/x", "unix:/y", False),
+        ("unix:/x", "http://127.0.0.1:8000", False),
+    ],
+)
+def test_a_proxy_in_front_of_itself(listen: str, upstream: str, loops: bool) -> None:
+    found = problems(listen=listen, upstreams={"default": {"url": upstream}})
+    assert any("is where this proxy itself listens" in problem for problem in found) is loops
+
+
+def test_an_upstream_at_the_default_listener_loops_too() -> None:
+    (found,) = problems(upstreams={"default": {"url": "http://localhost:8000"}})
+    assert "is where this proxy itself listens (127.0.0.1:8000)" in found
+
+
+def test_insecure_with_an_authority() -> None:
+    found = problems(
+        upstreams={"default": {**SECURE, "insecure": True, "ca_file": "/etc/ssl/certs/ca-certificates.crt"}}
+    )
+    assert any(
+        "nothing is checked against an authority where nothing is verified" in problem for problem in found
+    )
+
+
+def test_a_route_may_name_an_upstream_whose_url_is_wrong() -> None:
+    (found,) = problems(upstreams={"eu": {"url": "eu"}}, routes=[{"path": "/a", "upstream": "eu"}])
+    assert "upstreams.eu.url" in found
+
+
+def test_a_setting_that_nobody_gave_is_blamed_as_the_default() -> None:
+    config = Config(upstreams={"default": UpstreamConfig(UpstreamUrl(TcpAddress("127.0.0.1", 8000)))})
+    (found,) = contradictions(config, {}, ["default"])
+    assert found.where == "default"
+    routes = (RouteConfig("/a", "eu"),)
+    (found,) = contradictions(Config(routes=routes, access=AccessConfig()), {}, [])
+    assert found.where == ""
+
+
+def test_value_at() -> None:
+    assert value_at(Config(timeouts=TimeoutsConfig(drain=3.0)), "timeouts.drain") == 3.0
+
+
+@pytest.mark.parametrize(
+    ("trust", "somebody"),
+    [
+        (TrustConfig(), False),
+        (TrustConfig(forwarded=True, client_header="X-Client"), False),
+        (TrustConfig(all=True), True),
+        (TrustConfig(unix=True), True),
+        (TrustConfig(hops=1), True),
+    ],
+)
+def test_trusts_somebody(trust: TrustConfig, somebody: bool) -> None:
+    assert trusts_somebody(trust) is somebody
+
+
+def config(
+    url: str = "https://web", *, insecure: bool = False, redirect: bool = True, **trust: Any
+) -> Config:
+    loaded = config_from(
+        {
+            "upstreams": {"default": {"url": url, "insecure": insecure}},
+            "posthog": {"secure_ssl_redirect": redirect},
+            "trust": trust,
+        }
+    )
+    return loaded.config
+
+
+def test_no_advice_is_needed() -> None:
+    assert advice(config()) == []
+    assert advice(config("http://web", proxies=["10.0.0.1"], forwarded=True)) == []
+    assert advice(config("http://web", redirect=False)) == []
+
+
+def test_an_unverified_upstream_is_warned_about() -> None:
+    (warning,) = advice(config(insecure=True))
+    assert warning.startswith(
+        "upstreams.default.insecure = true: whoever stands between here and https://web"
+    )
+    assert "ca_file" in warning
+
+
+@pytest.mark.parametrize(("key", "value"), [("forwarded", True), ("client_header", "CF-Connecting-IP")])
+def test_a_header_that_is_never_read(key: str, value: object) -> None:
+    trust: dict[str, Any] = {key: value}
+    (warning,) = advice(config(**trust))
+    assert warning.startswith(f"trust.{key} = ")
+    assert "never read" in warning
+
+
+def test_an_endless_redirect_is_foreseen() -> None:
+    assert PosthogConfig().secure_ssl_redirect
+    (warning,) = advice(config("http://web"))
+    assert warning.startswith("posthog.secure_ssl_redirect = true while no proxy is trusted")
+    for cure in ("trust.proxies", "--trusted-proxies", "TRUSTED_PROXIES", "DISABLE_SECURE_SSL_REDIRECT=true"):
+        assert cure in warning
