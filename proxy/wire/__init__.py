@@ -1,0 +1,1 @@
+"""Bytes to messages and back: the gate, h11, bodies. No sockets."""
