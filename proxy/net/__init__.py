@@ -1,0 +1,1 @@
+"""Sockets: listeners, streams, upstream connections, the pool, the relay."""

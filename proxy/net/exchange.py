@@ -1,0 +1,74 @@
+"""What the proxy needs of one request and its answer on an upstream connection, whatever carries it.
+
+Over HTTP/1.1 the exchange has the connection to itself; over HTTP/2 it will be one stream of many.
+The pool hands exchanges out (``Lease``), so callers never learn which.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.errors import Failure
+    from proxy.message import RequestHead, ResponseHead
+    from proxy.net.stream import Stream
+
+
+class UpstreamExchange(Protocol):
+    """One request sent, one answer read. Each method but ``abort`` raises ``Failure`` (source
+    UPSTREAM) when the connection or the peer's bytes do not allow it to go on."""
+
+    @property
+    def answered(self) -> bool:
+        """True once a byte of the answer was seen: from then on the request is never sent again."""
+        ...
+
+    @property
+    def reusable(self) -> bool:
+        """True when the request was sent whole and the answer read to its exact end, so that the
+        connection may carry another exchange."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """True once the answer was read to its end."""
+        ...
+
+    def send_head(self, head: bytes, request: RequestHead, first_body: bytes, complete: bool) -> None:
+        """Send the rendered head with the first body bytes in one write. ``complete``: these are
+        all. ``request`` tells framing and method."""
+        ...
+
+    def send_body(self, data: bytes) -> None:
+        """Queue more decoded body bytes (framed here)."""
+        ...
+
+    def end_body(self) -> None:
+        """The request body is complete."""
+        ...
+
+    async def drain(self, stall: float, late: Callable[[], Failure]) -> None:
+        """Wait until the queue towards the upstream is short again (see ``Stream.drain``)."""
+        ...
+
+    async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
+        """Return the next head: an interim 1xx, 101, or the final one."""
+        ...
+
+    def take_body(self) -> bytes:
+        """Return the body bytes that are here already, without waiting; ``b""``: none."""
+        ...
+
+    async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:
+        """Return some body bytes; ``b""`` once the answer is complete."""
+        ...
+
+    def detach(self) -> Stream:
+        """After a 101: give up the stream itself, for a tunnel. The exchange is over."""
+        ...
+
+    def abort(self) -> None:
+        """Give up: the connection (or stream) is cut at once. Idempotent."""
+        ...
