@@ -101,6 +101,11 @@ def on_outage(cls: EndpointClass, failure: Failure) -> Outage:
     return Outage(status, later if status == 503 else None)
 
 
+def http_date(wall: float) -> bytes:
+    """Return ``wall``, in seconds since the epoch, as an HTTP date (RFC 9110 section 5.6.7)."""
+    return formatdate(wall, usegmt=True).encode("ascii")
+
+
 def answer_refusal(
     refuse: Refuse, head: RequestHead | None, wall: float, *, close: bool = False
 ) -> OwnAnswer:
@@ -149,7 +154,7 @@ def _answer(
         outage, body = Outage(200), b""
     else:
         body = _error(code, detail)
-    fields = [(b"Date", formatdate(wall, usegmt=True).encode())]
+    fields = [(b"Date", http_date(wall))]
     if body:
         fields.append((b"Content-Type", b"application/json"))
     fields += [(b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]

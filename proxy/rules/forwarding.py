@@ -410,13 +410,14 @@ def request_fields(
 
 
 def response_fields(
-    head: ResponseHead, *, method: bytes, minor: int, close: bool, table: ForwardingTable
+    head: ResponseHead, *, method: bytes, minor: int, close: bool, date: bytes, table: ForwardingTable
 ) -> Fields:
     """Derive the lines that go back to the client: end-to-end lines in the order and spelling received,
     then Via if asked for, then framing.
 
     ``method`` is the request's, ``minor`` the client's HTTP/1 version, ``close`` whether we close after
-    this answer. A body of unknown length is chunked for a 1.1 client and ends with the connection
+    this answer. ``date`` is the time of arrival as an HTTP date, for an answer that has none (RFC 9110
+    section 6.6.1). A body of unknown length is chunked for a 1.1 client and ends with the connection
     for a 1.0 client, which is told so whatever ``close`` says. HEAD and 304 keep a Content-Length that
     came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6).
     """
@@ -433,6 +434,8 @@ def response_fields(
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
+    if head.status >= 200 and first_value(tuple(fields), b"date") is None:
+        fields.append((b"Date", date))
     if table.via:
         fields.append(_via(head.minor))
     if length is not None:

@@ -750,7 +750,29 @@ def answer(
     bodiless = method == b"HEAD" or status < 200 or status in (204, 304)
     framing = framing or (NO_BODY if bodiless else length(2))
     response = ResponseHead(status, b"OK", 1, fields(*lines), framing)
-    return response_fields(response, method=method, minor=minor, close=close, table=table)
+    out = response_fields(response, method=method, minor=minor, close=close, date=NOW, table=table)
+    return tuple(line for line in out if line != (b"Date", NOW))
+
+
+NOW = b"Wed, 25 Nov 2026 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "dates"),
+    [
+        ((), 200, [NOW]),
+        (("Date: Tue, 24 Nov 2026 12:00:00 GMT",), 200, [b"Tue, 24 Nov 2026 12:00:00 GMT"]),
+        (("Date: x", "Connection: date"), 200, [NOW]),
+        ((), 304, [NOW]),
+        ((), 101, []),
+    ],
+)
+def test_an_answer_without_a_date_gets_the_time_of_its_arrival(
+    lines: tuple[str, ...], status: int, dates: list[bytes]
+) -> None:
+    head = ResponseHead(status, b"OK", 1, fields(*lines), NO_BODY)
+    out = response_fields(head, method=b"GET", minor=1, close=False, date=NOW, table=PLAIN)
+    assert [value for name, value in out if name == b"Date"] == dates
 
 
 def test_an_answer_goes_back_as_it_came_but_for_the_connection() -> None:

@@ -1,0 +1,213 @@
+"""The command `posthog-proxy`: a thin user of the loader and the server.
+
+Exit status: 0 after a clean stop, 1 where the system refuses (a port is taken, a log cannot be opened),
+2 where the configuration or the command line is wrong, 128 + N after a second signal N.
+
+Only what a command needs is imported, inside it: `--help` and `check` stay quick, and the running proxy
+keeps nothing in memory that it does not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from proxy.config.load import Loaded
+    from proxy.config.schema import Config
+
+PROGRAM = "posthog-proxy"
+
+_DESCRIPTION = (
+    "The reverse proxy that knows PostHog: right client addresses, no redirect loops, no lost replays."
+)
+
+# Each flag that stands for one key of the configuration, and its help.
+_KEY_FLAGS = {
+    "listen": ("HOST:PORT|unix:/PATH", "where to listen; may be repeated, or a list with commas"),
+    "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
+    "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
+    "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
+    "workers": ("N", "worker processes"),
+    "log.format": ("json|text", "format of the logs"),
+    "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
+    "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status. A wrong command line raises ``SystemExit`` (2)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["demo"]:  # it has a parser of its own
+        return _demo(words[1:])
+    options = _parser().parse_args(words)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "--version", action="store_const", dest="command", const=_version, default=_help(parser)
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    run = commands.add_parser("run", help="serve until SIGTERM or SIGINT, then drain", allow_abbrev=False)
+    _add_configuration_flags(run)
+    run.set_defaults(command=_run, parser=run)
+    check = commands.add_parser(
+        "check", help="only read the configuration; exit 2 if it is wrong", allow_abbrev=False
+    )
+    _add_configuration_flags(check)
+    check.set_defaults(command=_check, parser=check)
+    reference = commands.add_parser("config-reference", help="print the documentation of every key")
+    reference.set_defaults(command=_config_reference)
+    commands.add_parser(
+        "demo", help="the proxy before a stand-in for PostHog, with a real event", add_help=False
+    )
+    return parser
+
+
+def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
+    from proxy.config.load import FLAGS
+
+    parser.add_argument(
+        "--config", "-c", metavar="FILE", help="TOML file; environment and flags are stronger"
+    )
+    for key, (metavar, text) in _KEY_FLAGS.items():
+        action = "append" if key == "listen" else "store"
+        parser.add_argument(FLAGS[key], dest=key, metavar=metavar, help=text, action=action)
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any key of the configuration, such as timeouts.head=5s; may be repeated",
+    )
+
+
+def _help(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    def show(options: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return 2
+
+    return show
+
+
+def _version(options: argparse.Namespace) -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print(PROGRAM, version(PROGRAM))
+    except PackageNotFoundError:
+        print(PROGRAM, "(run from its source, not installed)")
+    return 0
+
+
+def _config_reference(options: argparse.Namespace) -> int:
+    from proxy.config.reference import reference
+
+    sys.stdout.write(reference())
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    from proxy.standin.demo import main as demo
+
+    return demo(arguments)
+
+
+def _load(options: argparse.Namespace) -> Loaded | None:
+    """Read the configuration; print every problem on a line of its own and return ``None`` if it is wrong."""
+    from proxy.config.load import load_config
+    from proxy.errors import ConfigError
+
+    try:
+        return load_config(options.config, os.environ, _flags(options))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return None
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The flags as dotted keys with their text."""
+    flags = {key: getattr(options, key) for key in _KEY_FLAGS if getattr(options, key) is not None}
+    if "listen" in flags:
+        flags["listen"] = ",".join(flags["listen"])
+    for setting in options.settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            options.parser.error(f"argument --set: {setting!r} is not KEY=VALUE")
+        if key in flags:
+            options.parser.error(f"argument --set: {key} is given twice")
+        flags[key] = value
+    return flags
+
+
+def _check(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    if loaded is None:
+        return 2
+    print("configuration is valid")
+    for line in _summary(loaded.config):
+        print(line)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _summary(config: Config) -> list[str]:
+    """What an operator wants to see confirmed."""
+    trust = config.trust
+    trusted = [str(network) for network in trust.proxies]
+    trusted += ["everybody"] * trust.all + ["Unix sockets"] * trust.unix
+    trusted += [f"{trust.hops} hops"] * (trust.hops > 0)
+    lines = [f"listen: {', '.join(map(str, config.listen))}"]
+    lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
+    lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
+    lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
+    lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {config.workers}"]
+    return lines
+
+
+def _run(options: argparse.Namespace) -> int:
+    loaded = _load(options)
+    if loaded is None:
+        return 2
+    if loaded.config.log.errors != "stderr":  # the error log says them too
+        for warning in loaded.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    from proxy.service import serve
+
+    return run_until_stopped(serve(loaded.config, loaded.warnings))
+
+
+def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:
+    """Run ``serving`` in a new event loop, uvloop's where it is installed; return its exit status.
+
+    What the system refuses is one line on standard error and status 1.
+    """
+    import asyncio
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            return runner.run(serving)
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        print(f"error: {about}{error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loops, or ``None`` where only asyncio's own are there."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,56 @@
+"""Log bytes to a slow place: a thread that writes, so that a full pipe or a slow disk never stops the
+event loop.
+
+Memory: at most ``QUEUED`` batches wait (each at most what ``BatchedLog`` holds); more are dropped.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proxy.observe.log import FileSink, NoSink
+
+QUEUED = 16
+
+
+class LogWriter:
+    """A sink for ``BatchedLog`` that hands each batch to a thread, which writes it to a file's sink.
+
+    ``dropped`` counts batches that found the queue full, ``lost`` those that could not be written (a
+    full disk, a reader that is gone): logging goes on with the next one.
+    """
+
+    def __init__(self, sink: FileSink | NoSink) -> None:
+        self._sink = sink
+        self._batches: queue.Queue[bytes | None] = queue.Queue(QUEUED)
+        self.dropped = 0
+        self.lost = 0
+        self._thread = threading.Thread(target=self._run, name="posthog-proxy-log", daemon=True)
+        self._thread.start()
+
+    def __call__(self, batch: bytes) -> None:
+        """Queue a batch; never blocks."""
+        try:
+            self._batches.put_nowait(batch)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Write what is queued, end the thread, close the sink; give up after ``timeout`` seconds of
+        waiting for a place that takes nothing."""
+        try:
+            self._batches.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            try:
+                self._sink(batch)
+            except OSError:
+                self.lost += 1
+        self._sink.close()

@@ -1,0 +1,97 @@
+"""The request body as it comes from the client: strictly read, counted, and judged for slowness.
+
+Memory: what the stream holds, plus what ``hold`` was asked to keep and one read of the stream.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.errors import Failure, Source, Violation
+from proxy.wire.bodies import open_body
+
+if TYPE_CHECKING:
+    from proxy.config.schema import LimitsConfig, TimeoutsConfig
+    from proxy.message import RequestHead, Route
+    from proxy.net.stream import Stream
+
+
+class RequestBody:
+    """Decoded body bytes of one request.
+
+    Every way in which the client can fail it is a ``Failure`` with source DOWNSTREAM: 400 (bad
+    chunk, or closed inside the body), 408 (stalled, too slow, too long), 413 (over the route's cap).
+    """
+
+    def __init__(
+        self, stream: Stream, head: RequestHead, route: Route, limits: LimitsConfig, timeouts: TimeoutsConfig
+    ) -> None:
+        self._stream = stream
+        self._reader = open_body(head.framing, trailer_limit=limits.trailer_bytes)
+        self._cap = route.body_limit
+        self._timeouts = timeouts
+        self._clock = stream.deadlines.clock
+        self._end = self._clock.monotonic() + route.body_timeout
+        self._waited = 0.0
+        self.size = 0
+        """Decoded bytes so far."""
+
+    @property
+    def done(self) -> bool:
+        """True once the last byte was read."""
+        return self._reader.done
+
+    def take(self) -> bytes:
+        """Return what is here already, without waiting; ``b""``: nothing."""
+        try:
+            data = self._reader.take(self._stream.received)
+        except Violation as violation:
+            raise Failure(
+                Source.DOWNSTREAM, violation.reason, violation.status, violation.detail
+            ) from violation
+        self.size += len(data)
+        if self.size > self._cap:
+            raise Failure(
+                Source.DOWNSTREAM, "body_too_large", 413, f"the body is larger than {self._cap} bytes"
+            )
+        return data
+
+    async def read(self) -> bytes:
+        """Return some body bytes; ``b""`` once the body is complete."""
+        while not (data := self.take()) and not self.done:
+            await self._more()
+        return data
+
+    async def hold(self, size: int) -> bytes:
+        """Return the whole body if it ends within ``size`` bytes, else at least its first ``size`` bytes."""
+        pieces = [self.take()]
+        held = len(pieces[0])
+        while not self.done and held < size:
+            await self._more()
+            pieces.append(self.take())
+            held += len(pieces[-1])
+        return b"".join(pieces)
+
+    async def _more(self) -> None:
+        started = self._clock.monotonic()
+        if not await self._stream.fill(self._due(started), self._late):
+            raise Failure(
+                Source.DOWNSTREAM, "body_incomplete", 400, "the connection ended inside the request body"
+            )
+        self._waited += self._clock.monotonic() - started
+
+    def _due(self, now: float) -> float:
+        due = min(now + self._timeouts.body_stall, self._end)
+        if self._timeouts.body_min_rate:
+            # Only the time spent waiting for the client counts: a slow upstream is not its fault.
+            allowed = max(self._timeouts.body_rate_grace, self.size / self._timeouts.body_min_rate)
+            due = min(due, now + allowed - self._waited)
+        return due
+
+    def _late(self) -> Failure:
+        return Failure(
+            Source.DOWNSTREAM,
+            "body_timeout",
+            408,
+            f"the request body came too slowly ({self.size} bytes so far)",
+        )

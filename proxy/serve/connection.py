@@ -1,0 +1,318 @@
+"""One client connection: a state machine driven by the transport's callbacks.
+
+::
+
+    IDLE ──bytes──▶ HEAD ──complete head──▶ EXCHANGE ──answered, kept──▶ IDLE
+     │ idle           │ late: 408             │ answered, not kept
+     ▼                ▼ refused               ▼
+    CLOSED ◀────── CLOSING (queued bytes go out) ◀── LINGER (half-closed; the rest is read and dropped)
+
+Only this file changes ``state``. No task, timer or future exists while a connection is idle: what is
+late is found by the sweep (clock.py) through ``due``. A general exchange is one task.
+
+Lingering: after an answer that leaves request bytes unread, closing at once would make the kernel
+send a reset that can overtake the answer; so our half is shut and the rest is read and thrown away for
+a while (`limits.linger_bytes`, `timeouts.linger`), as nginx does.
+
+Memory: that of ``Stream``, plus one request head (`limits.head_bytes`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from proxy.clock import NEVER
+from proxy.errors import Violation
+from proxy.message import Peer
+from proxy.net.stream import Stream
+from proxy.rules.address import unmapped
+from proxy.rules.answers import answer_violation
+from proxy.serve.exchange import Exchange
+from proxy.serve.record import log_violation
+from proxy.wire.heads import read_request, render_response
+from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
+
+if TYPE_CHECKING:
+    from proxy.errors import Failure
+    from proxy.message import RequestHead
+    from proxy.rules.answers import OwnAnswer
+    from proxy.serve.runtime import Runtime
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class State(enum.Enum):
+    """Where a connection is; see the module's picture."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    EXCHANGE = "exchange"
+    LINGER = "linger"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Connection(Stream):
+    """The downstream protocol object; the event loop makes one per accepted socket."""
+
+    def __init__(self, runtime: Runtime, listener: str) -> None:
+        limits = runtime.config.limits
+        super().__init__(
+            runtime.deadlines,
+            read_limit=max(limits.read_buffer, limits.head_bytes),
+            write_limit=limits.write_buffer,
+        )
+        self.runtime = runtime
+        self.listener = listener
+        self.state = State.IDLE
+        self.due = NEVER
+        self.peer = Peer(None, listener=listener)
+        self.served = 0
+        self.idle_since = 0.0
+        self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
+        self._scanned = 0
+        self._head_started = 0.0
+        self._lingered = 0
+        self._queued = 0
+        self._admitted = False
+        self._expires = NEVER
+        self._exchange: Exchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.state.name} served={self.served} peer={self.peer.ip}>"
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        runtime = self.runtime
+        self.peer = _peer_of(self.transport, self.listener)
+        runtime.connections.add(self)
+        runtime.counters.connections_total += 1
+        runtime.counters.open_connections += 1
+        now = runtime.clock.monotonic()
+        timeouts = runtime.config.timeouts
+        self._expires = now + timeouts.keep_alive_age * runtime.jitter()
+        self.idle_since = now
+        self.due = now + timeouts.keep_alive
+        runtime.deadlines.watch(self)
+        if len(runtime.connections) > runtime.connection_limit:
+            # Accepted in one burst with the last one that there was a place for.
+            runtime.counters.reject("connections")
+            self._abort()
+            return
+        self._admitted = runtime.admit_client(self.peer.ip)
+        if not self._admitted:
+            runtime.counters.reject("connections_per_client")
+            self._abort()
+
+    def on_data(self) -> None:
+        if self.state is State.IDLE or self.state is State.HEAD:
+            self._advance()
+        elif self.state is State.LINGER:
+            self._lingered += len(self.received)
+            self.received.clear()
+            self.resume()
+            if self._lingered > self.runtime.config.limits.linger_bytes:
+                self._abort()
+
+    def on_eof(self) -> None:
+        if self.state is State.EXCHANGE and self._exchange is not None:
+            self._exchange.client_gone()
+        elif self.state is not State.CLOSING:
+            self._close()
+
+    def on_lost(self) -> None:
+        if self._exchange is not None:
+            self._exchange.client_gone()
+        self.state = State.CLOSED
+        self.due = NEVER
+        runtime = self.runtime
+        runtime.deadlines.forget(self)
+        runtime.connections.discard(self)
+        runtime.counters.open_connections -= 1
+        if self._admitted:
+            runtime.forget_client(self.peer.ip)
+        runtime.on_closed(self)
+
+    def expire(self) -> None:
+        """The sweep found ``due`` in the past."""
+        self.due = NEVER
+        if self.state is State.IDLE:
+            self._close()
+        elif self.state is State.HEAD:
+            self._refuse(Violation(408, "head_timeout", "the request head came too slowly"))
+        elif self.state is State.CLOSING and self.transport.get_write_buffer_size() < self._queued:
+            self._await_flush()
+        else:
+            self._abort()
+
+    # Reading heads.
+
+    def _advance(self) -> None:
+        """Look for a complete request head in ``received`` and start its exchange."""
+        received = self.received
+        try:
+            if self.state is State.IDLE:
+                if not received:
+                    return
+                self.state = State.HEAD
+                self._scanned = 0
+                self._head_started = self.runtime.clock.monotonic()
+                self.due = self._head_started + self.runtime.config.timeouts.head
+            end = find_head_end(received, self._scanned)
+            if end < 0:
+                violation = over_limit(received, self._head_limits)
+                if violation is not None:
+                    raise violation
+                self._scanned = len(received)
+                self.resume()
+                return
+            raw = bytes(received[leading_blank(received) : end])
+            del received[:end]
+            head = read_request(raw, self._head_limits)
+        except Violation as violation:
+            self._refuse(violation)
+            return
+        self._start(head, end)
+
+    def _start(self, head: RequestHead, size: int) -> None:
+        self.state = State.EXCHANGE
+        self.due = NEVER
+        self.served += 1
+        self._exchange = Exchange(self, head, size, self._head_started)
+        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+        self.resume()
+        self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
+
+    def _refuse(self, violation: Violation) -> None:
+        """Answer a head that the gate did not take, and end the connection."""
+        runtime = self.runtime
+        runtime.counters.reject(violation.reason)
+        self.served += 1
+        before = self.bytes_out
+        if violation.reason != "tls_on_plain_port":
+            self.answer(answer_violation(violation, runtime.clock.wall()))
+        log_violation(self, violation, self._head_started, len(self.received), self.bytes_out - before)
+        self.finish(keep=False, unread=True)
+
+    # What the exchange calls.
+
+    def must_close(self, head: RequestHead) -> bool:
+        """True when this connection ends after the current exchange."""
+        runtime = self.runtime
+        return (
+            head.close
+            or runtime.draining
+            or self.served >= runtime.config.limits.requests_per_connection
+            or runtime.clock.monotonic() >= self._expires
+        )
+
+    def answer(self, answer: OwnAnswer) -> None:
+        """Write an answer of our own in one piece."""
+        self.write(render_response(answer.status, answer.reason, answer.fields) + answer.body)
+
+    def finish(self, *, keep: bool, unread: bool) -> None:
+        """The exchange is over. ``unread``: request bytes may still come that nobody will read."""
+        self._exchange = None
+        if self.lost:
+            return
+        if keep and not self.at_eof:
+            self._await_request()
+        elif unread or self.received:
+            self._linger()
+        else:
+            self._close()
+
+    def cut(self) -> None:
+        """The answer cannot be completed: reset, so that the client cannot take it for whole."""
+        self._exchange = None
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self.lost:
+            # Without a reset, a client whose answer ends with the connection would see a clean end.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._abort()
+
+    # What the server calls.
+
+    @property
+    def idle(self) -> bool:
+        """True between requests."""
+        return self.state is State.IDLE
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The running exchange, if any."""
+        return self._exchange
+
+    def retire(self) -> None:
+        """Close a connection that is between requests; harmless otherwise."""
+        if self.state is State.IDLE and not self.received:
+            self._close()
+
+    def stop(self, failure: Failure) -> None:
+        """End it now: a running exchange is cut with this reason, anything else is closed."""
+        if self._exchange is not None:
+            self._exchange.stop(failure)
+        else:
+            self._abort()
+
+    # Ways to end.
+
+    def _await_request(self) -> None:
+        now = self.runtime.clock.monotonic()
+        self.state = State.IDLE
+        self.idle_since = now
+        self.due = now + self.runtime.config.timeouts.keep_alive
+        self.resume()
+        if self.received:
+            # A pipelined request is here already; not from within the finished exchange's stack.
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        if self.state is State.IDLE:
+            self._advance()
+
+    def _linger(self) -> None:
+        self.state = State.LINGER
+        self.due = self.runtime.clock.monotonic() + self.runtime.config.timeouts.linger
+        self._lingered = len(self.received)
+        self.received.clear()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume()
+        if self.at_eof:
+            self._close()
+
+    def _close(self) -> None:
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        self.state = State.CLOSING
+        self._await_flush()
+        self.close()
+
+    def _await_flush(self) -> None:
+        """A client that takes nothing of what is queued must not hold the connection for ever."""
+        self._queued = self.transport.get_write_buffer_size()
+        self.due = self.runtime.clock.monotonic() + self.runtime.config.timeouts.write_stall
+
+    def _abort(self) -> None:
+        self.state = State.CLOSING
+        self.due = NEVER
+        self.abort()
+
+
+def _peer_of(transport: asyncio.Transport, listener: str) -> Peer:
+    tls = transport.get_extra_info("sslcontext") is not None
+    peername = transport.get_extra_info("peername")
+    sockname = transport.get_extra_info("sockname")
+    if not isinstance(peername, tuple):
+        return Peer(None, tls=tls, listener=listener)
+    # A zone on a link-local peer says which of our interfaces it came by, not who it is.
+    ip = unmapped(ip_address(str(peername[0]).partition("%")[0]))
+    return Peer(ip, int(peername[1]), tls=tls, listener=listener, local_port=int(sockname[1]))

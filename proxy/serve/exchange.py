@@ -1,0 +1,355 @@
+"""A general exchange: one request and its answer, as one coroutine that reads in the order of events.
+
+decide → (refuse | hold the body's beginning → lease → send → read the answer's head → relay → release)
+
+Whatever happens, three things are done exactly once: the lease is released, the access record is
+written, and the connection is told how to go on. Every failure is a ``Failure`` with its source, and
+``rules/answers`` says what the client hears; once the answer has begun, it can only be cut.
+
+Memory per exchange: the held body (`limits.held_body` plus one read) and what the two streams hold,
+whatever the sizes of the bodies (about 1 MiB with the default limits when both sides stall).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from proxy.clock import NEVER
+from proxy.errors import Failure, Resend, Source
+from proxy.message import EndpointClass, Forward, FramingKind, Refuse, first_value
+from proxy.net.relay import Tunnel
+from proxy.observe.log import Phase
+from proxy.rules.answers import answer_failure, answer_refusal, http_date
+from proxy.rules.decide import decide
+from proxy.rules.forwarding import response_fields
+from proxy.serve.body import RequestBody
+from proxy.serve.record import Record
+from proxy.wire.bodies import LAST_CHUNK, chunk
+from proxy.wire.heads import render_request, render_response, websocket_accepts
+
+if TYPE_CHECKING:
+    from proxy.message import RequestHead, ResponseHead
+    from proxy.net.exchange import UpstreamExchange
+    from proxy.net.pool import Lease
+    from proxy.serve.connection import Connection
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+_RETRIED_STATUSES = frozenset({502, 503, 504})
+_RETRIED_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
+
+
+class Exchange:
+    """Runs as ``task``; ``stop`` ends it from outside with a reason."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self, connection: Connection, head: RequestHead, head_size: int, started: float) -> None:
+        self._connection = connection
+        self._runtime = connection.runtime
+        self._head = head
+        self._timeouts = connection.runtime.config.timeouts
+        self._phase = Phase.BODY
+        self._body: RequestBody | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._stopped: Failure | None = None
+        self._record = Record(connection, head, head_size, started)
+        self.cls = EndpointClass.PROTECTED
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._phase.name} {self._head.method!r} {self._head.target!r}>"
+
+    @property
+    def _unread(self) -> bool:
+        """Request bytes may still come that nobody will read."""
+        if self._body is None:
+            return self._head.framing.kind is not FramingKind.NONE
+        return not self._body.done
+
+    @property
+    def streaming(self) -> bool:
+        """True for what may last for ever: tunnels and streams; a drain ends them first."""
+        return self._phase is Phase.TUNNEL or self.cls is EndpointClass.STREAM
+
+    def client_gone(self) -> None:
+        """The client closed its side. Inside its body the reader finds out by itself."""
+        if self._phase is Phase.TUNNEL:
+            return
+        if self._connection.lost or (self._body is not None and self._body.done):
+            self.stop(Failure(Source.DOWNSTREAM, "client_gone", 499, "the client closed the connection"))
+
+    def stop(self, failure: Failure) -> None:
+        """End the exchange with this reason; the first one counts."""
+        if self._stopped is None and self._phase is not Phase.DONE:
+            self._stopped = failure
+            self.task.cancel()
+
+    async def run(self) -> None:
+        """The exchange from the accepted head to the finished connection state. Never raises."""
+        counters = self._runtime.counters
+        counters.requests_in_flight += 1
+        keep = False
+        try:
+            keep = await self._respond()
+        except Failure as failure:
+            keep = self._fail(failure)
+        except asyncio.CancelledError:
+            if self._stopped is None:
+                self._connection.cut()
+                raise
+            keep = self._fail(self._stopped)
+        except Exception as error:  # noqa: BLE001 - a bug of ours must cost one request, not the loop
+            self._record.bug(error)
+            keep = self._fail(
+                Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
+            )
+        finally:
+            # First of all: from here on nobody stops it, or the connection would never hear the end.
+            self._phase = Phase.DONE
+            await self._end_pump()
+            counters.requests_in_flight -= 1
+            self._record.write(self._body)
+            self._connection.finish(keep=keep, unread=self._unread)
+
+    # Deciding.
+
+    async def _respond(self) -> bool:
+        """Answer the request; true: the connection may take another one."""
+        record = self._record
+        # A client that pipelines requests and reads no answers must not fill the queue.
+        await self._connection.drain(self._timeouts.write_stall, self._stuck_client)
+        decision = decide(self._head, self._connection.peer, self._runtime.tables, self._runtime.request_id())
+        record.decided(decision)
+        if isinstance(decision, Refuse):
+            self.cls = decision.cls
+            return self._refuse(decision)
+        self.cls = decision.route.cls
+        self._body = RequestBody(
+            self._connection, self._head, decision.route, self._runtime.config.limits, self._timeouts
+        )
+        return await self._forward(decision, self._body)
+
+    def _refuse(self, refuse: Refuse) -> bool:
+        self._runtime.counters.reject(refuse.reason)
+        close = self._unread or self._connection.must_close(self._head)
+        answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
+        self._connection.answer(answer)
+        self._record.own_answer(answer.status, refuse.reason, refuse.detail)
+        return not answer.close
+
+    # Forwarding.
+
+    async def _forward(self, forward: Forward, body: RequestBody) -> bool:
+        held = await self._hold(body)
+        rendered = render_request(self._head.method, forward.target, forward.fields)
+        lease, answer = await self._ask(forward, body, rendered, held)
+        # Now, not at the end: an answer may last for hours, and as the breaker's probe hold it open.
+        lease.report(answer.status, None)
+        try:
+            self._record.answered(answer)
+            if answer.status == 101:
+                return await self._tunnel(lease, answer)
+            return await self._relay(forward, lease, answer, body)
+        finally:
+            if not lease.exchange.over:
+                lease.exchange.abort()
+            lease.release(lease.exchange.reusable)
+
+    async def _hold(self, body: RequestBody) -> bytes:
+        """Read the body's first bytes before an upstream connection is taken: a slow client must not
+        pin one, and what is wholly held can be sent again."""
+        if self._head.expect_continue and not self._connection.received and not body.done:
+            self._connection.write(_CONTINUE)
+        held = await body.hold(self._runtime.config.limits.held_body)
+        self._record.body_held()
+        return held
+
+    async def _ask(
+        self, forward: Forward, body: RequestBody, rendered: bytes, held: bytes
+    ) -> tuple[Lease, ResponseHead]:
+        """Lease, send and read the final head; again where that is safe (errors.Resend)."""
+        route = forward.route
+        pool = self._runtime.pools[route.upstream]
+        due = self._now() + route.first_byte_timeout
+        whole = body.done
+        again = False
+        while True:
+            self._phase = Phase.QUEUE
+            lease = await pool.acquire(due=due, connect_timeout=route.connect_timeout, fresh=again)
+            self._phase = Phase.ANSWER_HEAD
+            self._record.leased(lease)
+            try:
+                answer = await self._converse(forward, lease, body, rendered, held, due)
+            except Failure as failure:
+                lease.report(None, failure)
+                self._drop(lease)
+                if again or not self._may_resend(forward, lease, failure, whole) or not pool.may_retry():
+                    raise
+            except BaseException:
+                self._drop(lease)
+                raise
+            else:
+                if again or not self._may_ask_again(forward, answer, whole) or not pool.may_retry():
+                    return lease, answer
+                lease.report(answer.status, None)
+                self._drop(lease)
+            again = True
+            self._record.retries += 1
+            self._runtime.counters.retries.add(route.upstream)
+
+    @staticmethod
+    def _drop(lease: Lease) -> None:
+        lease.exchange.abort()
+        lease.release(False)
+
+    def _may_resend(self, forward: Forward, lease: Lease, failure: Failure, whole: bool) -> bool:
+        """A reused connection died unanswered: the upstream closed it before it read our request."""
+        if failure.resend is not Resend.REUSED or not lease.reused or not whole:
+            return False
+        return self._head.method in _SAFE_METHODS or forward.route.resend_held
+
+    def _may_ask_again(self, forward: Forward, answer: ResponseHead, whole: bool) -> bool:
+        """An SDK's read that a sick upstream refused is worth a second try."""
+        return (
+            answer.status in _RETRIED_STATUSES
+            and forward.route.cls in _RETRIED_READS
+            and self._head.method in (b"GET", b"HEAD")
+            and whole
+        )
+
+    async def _converse(
+        self, forward: Forward, lease: Lease, body: RequestBody, rendered: bytes, held: bytes, due: float
+    ) -> ResponseHead:
+        exchange = lease.exchange
+        # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
+        request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
+        exchange.send_head(rendered, request, held, body.done)
+        late = self._late_answer
+        if body.done:
+            return await exchange.read_head(due, late)
+        self._pump = asyncio.get_running_loop().create_task(self._send_body(lease, body))
+        reading = asyncio.get_running_loop().create_task(exchange.read_head(NEVER, late))
+        try:
+            await asyncio.wait({self._pump, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return await reading  # the answer came before the body's end
+            await self._pump  # raises what the client did wrong
+        finally:
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait({reading})
+        if not reading.cancelled():
+            return await reading
+        return await exchange.read_head(self._now() + forward.route.first_byte_timeout, late)
+
+    async def _send_body(self, lease: Lease, body: RequestBody) -> None:
+        exchange = lease.exchange
+        while data := await body.read():
+            exchange.send_body(data)
+            await exchange.drain(self._timeouts.write_stall, self._stuck_upstream)
+        exchange.end_body()
+
+    # Answering.
+
+    async def _relay(self, forward: Forward, lease: Lease, answer: ResponseHead, body: RequestBody) -> bool:
+        connection, head, exchange = self._connection, self._head, lease.exchange
+        if self._pump is not None:
+            self._pump.add_done_callback(self._pump_failed)
+        unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
+        chunked = unbounded and head.minor > 0
+        close = connection.must_close(head) or not body.done or (unbounded and not chunked)
+        rendered = self._rendered(answer, close=close)
+        first = exchange.take_body()
+        self._phase = Phase.ANSWER
+        connection.write(rendered + (_chunked(first, exchange) if chunked else first))
+        stall = forward.route.answer_stall_timeout
+        while not exchange.over:
+            await connection.drain(self._timeouts.write_stall, self._stuck_client)
+            data = await exchange.read_body(self._now() + stall, self._late_answer)
+            connection.write(_chunked(data, exchange) if chunked else data)
+        return not close
+
+    def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:
+        fields = response_fields(
+            answer,
+            method=self._head.method,
+            minor=self._head.minor,
+            close=close,
+            date=http_date(self._runtime.clock.wall()),
+            table=self._runtime.tables.forwarding,
+        )
+        return render_response(answer.status, answer.reason, fields)
+
+    def _pump_failed(self, pump: asyncio.Task[None]) -> None:
+        """The request body broke while the answer was on its way already."""
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            if not isinstance(error, Failure):
+                self._record.bug(error)
+                error = Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
+            self.stop(error)
+
+    async def _tunnel(self, lease: Lease, answer: ResponseHead) -> bool:
+        key = first_value(self._head.fields, b"sec-websocket-key") or b""
+        if not websocket_accepts(key, answer):
+            raise Failure(
+                Source.UPSTREAM, "bad_upgrade", 502, "the upstream's 101 is not a valid WebSocket answer"
+            )
+        self._phase = Phase.TUNNEL
+        self._connection.write(self._rendered(answer, close=False))
+        tunnel = Tunnel(
+            self._connection, lease.exchange.detach(), self._runtime.deadlines, self._timeouts.upgraded_idle
+        )
+        await tunnel.run()
+        self._record.tunnel_ended(tunnel.ended_by)
+        return False
+
+    # Failing.
+
+    def _fail(self, failure: Failure) -> bool:
+        """Say it to the client if nothing was said yet; else cut."""
+        self._record.failed(failure, self._phase)
+        self._runtime.counters.reject(failure.kind)
+        if self._phase in (Phase.ANSWER, Phase.TUNNEL):
+            self._connection.cut()
+            return False
+        if failure.kind == "client_gone" or self._connection.lost:
+            self._connection.cut()
+            return False
+        close = self._unread or self._connection.must_close(self._head)
+        answer = answer_failure(
+            failure, self._record.route, self._head, self._runtime.clock.wall(), close=close
+        )
+        self._connection.answer(answer)
+        self._record.own_answer(answer.status, failure.kind, failure.detail)
+        return not answer.close
+
+    async def _end_pump(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.gather(self._pump, return_exceptions=True)
+
+    def _now(self) -> float:
+        return self._runtime.clock.monotonic()
+
+    @staticmethod
+    def _late_answer() -> Failure:
+        return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
+
+    @staticmethod
+    def _stuck_upstream() -> Failure:
+        return Failure(
+            Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request"
+        )
+
+    @staticmethod
+    def _stuck_client() -> Failure:
+        return Failure(
+            Source.DOWNSTREAM, "client_write_timeout", 408, "the client stopped reading the answer"
+        )
+
+
+def _chunked(data: bytes, exchange: UpstreamExchange) -> bytes:
+    """Frame a piece of the answer; the last one brings the end with it."""
+    return (chunk(data) if data else b"") + (LAST_CHUNK if exchange.over else b"")

@@ -1,0 +1,88 @@
+"""What all connections of one proxy share. Built by ``server.Proxy``; no globals anywhere."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.config.schema import LogLevel
+from proxy.observe.log import error_line
+from proxy.rules.address import client_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from proxy.clock import Clock, Deadlines
+    from proxy.config.schema import Config
+    from proxy.message import IPAddress
+    from proxy.net.pool import UpstreamPool
+    from proxy.observe.log import BatchedLog
+    from proxy.observe.metrics import Counters
+    from proxy.rules.decide import Tables
+    from proxy.serve.connection import Connection
+
+
+_SEVERITY = {level: rank for rank, level in enumerate(LogLevel)}
+
+
+def new_request_id() -> str:
+    """A fresh random UUID (PostHog's flags service wants X-Request-Id to be one)."""
+    return str(uuid.uuid4())
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The shared state of one ``Proxy``.
+
+    ``connections`` is bounded by ``connection_limit``; ``clients`` counts the connections of each
+    untrusted client network and is bounded by the former.
+    """
+
+    config: Config
+    clock: Clock
+    deadlines: Deadlines
+    tables: Tables
+    pools: Mapping[str, UpstreamPool]
+    counters: Counters
+    access_log: BatchedLog
+    error_log: BatchedLog
+    encode_access: Callable[..., bytes]
+    on_closed: Callable[[Connection], None]
+    connection_limit: int
+    request_id: Callable[[], str] = new_request_id
+    jitter: Callable[[], float] = field(default=lambda: 1.0)
+    draining: bool = False
+    connections: set[Connection] = field(default_factory=set)
+    clients: dict[IPAddress, int] = field(default_factory=dict)
+
+    def error(self, level: LogLevel, event: str, **fields: object) -> None:
+        """Write one line to the error log, if its level is kept."""
+        if _SEVERITY[level] >= _SEVERITY[self.config.log.level]:
+            self.error_log.write(
+                error_line(level, event, self.clock.wall(), self.config.log.format, **fields)
+            )
+
+    def admit_client(self, ip: IPAddress | None) -> bool:
+        """Count one more connection of an untrusted client's network; false: it has too many."""
+        limit = self.config.limits.connections_per_client
+        if ip is None or not limit or self.tables.trust.trusts(ip):
+            return True
+        network = client_network(ip)
+        count = self.clients.get(network, 0)
+        if count >= limit:
+            return False
+        self.clients[network] = count + 1
+        return True
+
+    def forget_client(self, ip: IPAddress | None) -> None:
+        """Undo a successful ``admit_client``."""
+        limit = self.config.limits.connections_per_client
+        if ip is None or not limit or self.tables.trust.trusts(ip):
+            return
+        network = client_network(ip)
+        count = self.clients.get(network, 0) - 1
+        if count > 0:
+            self.clients[network] = count
+        else:
+            self.clients.pop(network, None)

@@ -1,0 +1,308 @@
+"""The proxy as an object: start, drain, stop. The command line is a thin user of it.
+
+Everything lives in the ``Proxy``: several can run in one event loop, and none touches signal handlers,
+the logging module or any other global state. Works on uvloop and on plain asyncio.
+
+Example::
+
+    config = proxy.config.load.config_from({"listen": ["127.0.0.1:0"], "upstream": "http://127.0.0.1:8001"}).config
+    async with Proxy(config) as p:
+        print(p.addresses)
+        await p.drain()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
+from proxy.config.schema import LogFormat, LogLevel, UnixAddress
+from proxy.errors import Failure, Source
+from proxy.net.listen import Listener, bind
+from proxy.net.pool import UpstreamPool
+from proxy.observe.log import BatchedLog, encode_json, encode_text
+from proxy.observe.metrics import Counters
+from proxy.rules.decide import Tables
+from proxy.serve.connection import Connection
+from proxy.serve.runtime import Runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from proxy.config.schema import Config, ListenAddress
+
+_DESCRIPTORS_KEPT = 256
+"""Descriptors left for pools' idle sockets, logs and the event loop itself."""
+
+
+_LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
+
+
+class Proxy:
+    """A running reverse proxy in the current event loop.
+
+    :param config: what to do; never changes while running.
+    :param clock: time; replaced in tests.
+    :param access_sink: gets finished access-log lines in batches (``None``: no access log).
+    :param error_sink: the same for the error log.
+    :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        access_sink: Callable[[bytes], None] | None = None,
+        error_sink: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.counters = Counters()
+        clock = clock or Clock()
+        self._deadlines = Deadlines(clock)
+        form = config.log.format
+        self._access_log = BatchedLog(access_sink or _discard, form=form)
+        self._error_log = BatchedLog(error_sink or _discard, form=form)
+        self._random = random.Random()
+        self._pools = {
+            name: UpstreamPool.of(name, config, self._deadlines, rng=self._random)
+            for name in config.upstreams
+        }
+        self._runtime = Runtime(
+            config=config,
+            clock=clock,
+            deadlines=self._deadlines,
+            tables=Tables.of(config),
+            pools=self._pools,
+            counters=self.counters,
+            access_log=self._access_log,
+            error_log=self._error_log,
+            encode_access=encode_text if form is LogFormat.TEXT else encode_json,
+            on_closed=self._connection_closed,
+            connection_limit=min(config.limits.connections, _descriptor_limit()),
+            jitter=lambda: self._random.uniform(0.9, 1.1),
+        )
+        self._listeners: list[Listener] = []
+        self._addresses: tuple[ListenAddress, ...] = ()
+        self._servers: list[asyncio.Server] = []
+        self._emptied: set[asyncio.Future[None]] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._accepting = False
+        self._resuming: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "DRAINING" if self._runtime.draining else "SERVING" if self._listeners else "STOPPED"
+        return f"<Proxy {state} connections={len(self._runtime.connections)}>"
+
+    # Life.
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Bind every address and accept."""
+        try:
+            for address in self.config.listen:
+                self._listeners += bind(address, backlog=self.config.limits.backlog)
+        except OSError:
+            self._close_listeners()
+            self._error_log.flush()
+            raise
+        self._addresses = tuple(listener.address for listener in self._listeners)
+        self._tick()
+        for pool in self._pools.values():
+            pool.start()
+        await self._accept()
+
+    @property
+    def addresses(self) -> tuple[ListenAddress, ...]:
+        """Where it listens, or did before the drain, in the order of the configuration (port 0 resolved)."""
+        return self._addresses
+
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """The client connections that are open now."""
+        return frozenset(self._runtime.connections)
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """Stop gently: no new connections, idle ones closed, running exchanges may end.
+
+        Streams (SSE, WebSocket) are ended after `timeouts.drain_streams`, the rest after ``seconds``
+        (default: `timeouts.drain`). Returns when no connection is left; call ``close`` afterwards.
+        """
+        timeouts = self.config.timeouts
+        runtime = self._runtime
+        runtime.draining = True
+        if timeouts.drain_delay:
+            # Answers say `Connection: close` meanwhile, so that a balancer in front notices.
+            await self._deadlines.sleep(self._now() + timeouts.drain_delay)
+        self._stop_accepting()
+        self._close_listeners()
+        for connection in list(runtime.connections):
+            connection.retire()
+        end = self._now() + (timeouts.drain if seconds is None else seconds)
+        if not await self._wait_empty(min(end, self._now() + timeouts.drain_streams)):
+            self._cut(streams_only=True)
+        if not await self._wait_empty(end):
+            self._cut(streams_only=False)
+
+    async def close(self) -> None:
+        """Stop at once: what still runs is cut. Everything is released when it returns."""
+        self._runtime.draining = True
+        if self._resuming is not None:
+            await self._resuming
+        self._stop_accepting()
+        self._cut(streams_only=False)
+        running = [c.exchange.task for c in self._runtime.connections if c.exchange is not None]
+        await asyncio.gather(*running, return_exceptions=True)
+        for connection in list(self._runtime.connections):
+            connection.abort()  # no lingering, no waiting for a client that takes nothing
+        await self._wait_empty(NEVER)
+        for pool in self._pools.values():
+            pool.close()
+        for pool in self._pools.values():
+            await pool.wait_closed()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._close_listeners()
+        self._access_log.flush()
+        self._error_log.flush()
+
+    # Accepting.
+
+    async def _accept(self) -> None:
+        """Serve the bound sockets. Each server works on a duplicate, so that accepting can stop at the
+        connection limit and begin again while the kernel keeps the waiting connections."""
+        loop = asyncio.get_running_loop()
+        self._accepting = True
+        for listener in self._listeners:
+            factory, backlog = self._factory(str(listener.address)), self.config.limits.backlog
+            duplicate = listener.socket.dup()
+            if isinstance(listener.address, UnixAddress):
+                server = await loop.create_unix_server(
+                    factory, sock=duplicate, backlog=backlog, **_keeping_file(loop)
+                )
+            else:
+                server = await loop.create_server(factory, sock=duplicate, backlog=backlog)
+            self._servers.append(server)
+
+    def _factory(self, listener: str) -> Callable[[], Connection]:
+        def connection() -> Connection:
+            if len(self._runtime.connections) + 1 >= self._runtime.connection_limit:
+                self._at_limit()
+            return Connection(self._runtime, listener)
+
+        return connection
+
+    def _at_limit(self) -> None:
+        """The last place goes to the connection that is being made: free another, or stop accepting."""
+        idle = [connection for connection in self._runtime.connections if connection.idle]
+        if idle:
+            min(idle, key=lambda connection: connection.idle_since).retire()
+            self.counters.reject("idle_closed_at_limit")
+        elif self._accepting:
+            self._accepting = False
+            self.counters.reject("accept_paused")
+            self.error(
+                LogLevel.WARNING, "accept_paused", limit=self._runtime.connection_limit, cure=_LIMIT_CURE
+            )
+            # Not at once: the server is still busy with the connection that is being made.
+            asyncio.get_running_loop().call_soon(self._stop_accepting)
+
+    def _stop_accepting(self) -> None:
+        self._accepting = False
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _connection_closed(self, connection: Connection) -> None:
+        if not self._runtime.connections:
+            for waiter in self._emptied:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if not self._accepting and not self._runtime.draining and self._resuming is None:
+            self._resuming = asyncio.get_running_loop().create_task(self._accept())
+            self._resuming.add_done_callback(self._resumed)
+
+    def _resumed(self, task: asyncio.Task[None]) -> None:
+        self._resuming = None
+        if self._runtime.draining:
+            self._stop_accepting()
+
+    # Ending.
+
+    async def _wait_empty(self, due: float) -> bool:
+        """Wait until no connection is left; false when ``due`` came first."""
+        if not self._runtime.connections:
+            return True
+        waiter = asyncio.get_running_loop().create_future()
+        self._emptied.add(waiter)
+        try:
+            await self._deadlines.wait(waiter, due, TimeoutError)
+        except TimeoutError:
+            return False
+        finally:
+            self._emptied.discard(waiter)
+        return True
+
+    def _cut(self, *, streams_only: bool) -> None:
+        failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")
+        for connection in list(self._runtime.connections):
+            exchange = connection.exchange
+            if not streams_only or (exchange is not None and exchange.streaming):
+                connection.stop(failure)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    # The sweep.
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._tick)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Find what is late and hand the log lines on; called by a timer, and by tests."""
+        self._deadlines.sweep()
+        self._access_log.flush()
+        self._error_log.flush()
+
+    def error(self, level: LogLevel, event: str, **fields: object) -> None:
+        """Write one line to the error log."""
+        self._runtime.error(level, event, **fields)
+
+    def _now(self) -> float:
+        return self._deadlines.clock.monotonic()
+
+
+def _discard(lines: bytes) -> None:
+    """The sink of a log that nobody asked for."""
+
+
+def _descriptor_limit() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 30
+    return max(1, (soft - _DESCRIPTORS_KEPT) // 2)
+
+
+def _keeping_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """From Python 3.13 on, asyncio removes the file of a Unix socket when a server stops; ours may begin
+    again. uvloop neither does so nor knows the argument."""
+    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+        return {"cleanup_socket": False}
+    return {}

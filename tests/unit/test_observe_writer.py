@@ -1,0 +1,64 @@
+"""The thread that writes logs: order, a place that is full, a place that fails."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from proxy.observe.log import NoSink, file_sink
+from proxy.observe.writer import QUEUED, LogWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_batches_are_written_in_order_and_the_file_closed(tmp_path: Path) -> None:
+    sink = file_sink(str(tmp_path / "log"))
+    writer = LogWriter(sink)
+    for number in range(10):
+        writer(b"%d\n" % number)
+    writer.close()
+    assert (tmp_path / "log").read_bytes() == b"".join(b"%d\n" % number for number in range(10))
+    sink.close()  # was closed already: harmless
+
+
+class Gate(NoSink):
+    """A place that takes nothing until it is opened, and then fails once."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.calls = 0
+
+    def __call__(self, data: bytes) -> None:
+        self.entered.set()
+        self.open.wait(10)
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError("no space left")
+
+
+def test_a_place_that_takes_nothing_blocks_nobody_and_a_failure_loses_one_batch() -> None:
+    gate = Gate()
+    writer = LogWriter(gate)
+    writer(b"first")
+    assert gate.entered.wait(10)
+    for _ in range(QUEUED + 3):
+        writer(b"more")
+    assert writer.dropped == 3
+    writer.close(timeout=0.01)  # gives up: nothing moves
+    gate.open.set()
+    writer.close()
+    assert (gate.calls, writer.lost) == (QUEUED + 1, 1)
+
+
+def test_a_reader_that_is_gone_is_survived() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    sink = file_sink("off")
+    writer = LogWriter(sink)
+    writer(b"x")
+    writer.close()
+    assert writer.lost == 0
+    os.close(write)

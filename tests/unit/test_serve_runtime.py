@@ -1,0 +1,91 @@
+"""What connections share: counting clients, request ids, the error log's level."""
+
+from __future__ import annotations
+
+import uuid
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from proxy.clock import Deadlines
+from proxy.config.load import config_from
+from proxy.config.schema import LogLevel
+from proxy.observe.log import BatchedLog, encode_json
+from proxy.observe.metrics import Counters
+from proxy.rules.decide import Tables
+from proxy.serve.runtime import Runtime, new_request_id
+from tests.support.clock import HandClock
+
+
+def runtime(errors: bytearray | None = None, **settings: Any) -> Runtime:
+    config = config_from({"upstream": "http://127.0.0.1:1", **settings}).config
+    clock = HandClock()
+    return Runtime(
+        config=config,
+        clock=clock,
+        deadlines=Deadlines(clock),
+        tables=Tables.of(config),
+        pools={},
+        counters=Counters(),
+        access_log=BatchedLog(lambda lines: None),
+        error_log=BatchedLog((errors if errors is not None else bytearray()).extend),
+        encode_access=encode_json,
+        on_closed=lambda connection: None,
+        connection_limit=10,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("203.0.113.7", "203.0.113.7", True),
+        ("203.0.113.7", "203.0.113.8", False),
+        ("2001:db8::1", "2001:db8::2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+    ],
+)
+def test_connections_are_counted_by_network(first: str, second: str, same: bool) -> None:
+    shared = runtime(limits={"connections_per_client": 1})
+    assert shared.admit_client(ip_address(first))
+    assert shared.admit_client(ip_address(second)) is not same
+    shared.forget_client(ip_address(first))
+    assert shared.admit_client(ip_address(first))
+
+
+def test_trusted_unix_and_unlimited_peers_are_not_counted() -> None:
+    shared = runtime(limits={"connections_per_client": 1}, trust={"proxies": ["10.0.0.0/8"]})
+    for ip in (ip_address("10.1.1.1"), None):
+        assert all(shared.admit_client(ip) for _ in range(3))
+        shared.forget_client(ip)
+    unlimited = runtime(limits={"connections_per_client": 0})
+    assert all(unlimited.admit_client(ip_address("203.0.113.7")) for _ in range(3))
+    assert shared.clients == unlimited.clients == {}
+
+
+def test_counts_are_forgotten_when_the_last_one_goes() -> None:
+    shared = runtime(limits={"connections_per_client": 2})
+    ip = ip_address("203.0.113.7")
+    shared.admit_client(ip)
+    shared.admit_client(ip)
+    shared.forget_client(ip)
+    assert list(shared.clients.values()) == [1]
+    shared.forget_client(ip)
+    assert shared.clients == {}
+
+
+def test_request_ids_are_different_uuids() -> None:
+    ids = {new_request_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(str(uuid.UUID(each)) == each for each in ids)
+
+
+def test_the_error_log_keeps_its_level() -> None:
+    errors = bytearray()
+    shared = runtime(errors, log={"level": "warning"})
+    shared.error(LogLevel.INFO, "small")
+    shared.error(LogLevel.WARNING, "large", size=3)
+    shared.error_log.flush()
+    assert b'"event":"large"' in errors
+    assert b"small" not in errors
+    assert shared.jitter() == 1.0
