@@ -28,6 +28,7 @@ from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
 from proxy.serve.connection import Connection
+from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class Proxy:
             connection_limit=min(config.limits.connections, _descriptor_limit()),
             jitter=lambda: self._random.uniform(0.9, 1.1),
         )
+        if config.fast_path:
+            self._runtime.fast = FastPath(self._runtime)
         self._listeners: list[Listener] = []
         self._addresses: tuple[ListenAddress, ...] = ()
         self._servers: list[asyncio.Server] = []
@@ -278,6 +281,9 @@ class Proxy:
     def sweep(self) -> None:
         """Find what is late and hand the log lines on; called by a timer, and by tests."""
         self._deadlines.sweep()
+        now = self._now()
+        for pool in self._pools.values():
+            pool.count(now)
         self._access_log.flush()
         self._error_log.flush()
 

@@ -94,6 +94,12 @@ class Breaker:
         elif self.state is BreakerState.CLOSED and self._config.breaker:
             self._count(ok, now)
 
+    def went_well(self, count: int, now: float) -> None:
+        """So many requests have ended well: ``record`` for all of them at once."""
+        if self.state is BreakerState.CLOSED and self._config.breaker:
+            self._window.add(now, events=count)
+            self._in_a_row = 0
+
     def abandon_probe(self) -> None:
         """The probe told nothing (its client left); the next request is the probe. Does nothing if it
         has been recorded."""

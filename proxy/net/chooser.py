@@ -140,6 +140,28 @@ class Chooser(Generic[C, W]):
             stale += self._retire(connection)
         return Choice(close=stale)
 
+    def take_newest(self, now: float) -> C | None:
+        """Take the connection that was used last, if it is idle and young and nobody waits: what `take`
+        would do then. ``None``: ask `take`."""
+        if self._line or not self._room:
+            return None
+        connection = next(reversed(self._room))
+        if connection.in_flight or now >= self._expiry(connection):
+            return None
+        self._load(connection)
+        return connection
+
+    def give_back(self, connection: C, now: float) -> bool:
+        """Put a connection that is fit for more back, if nothing else follows from it: what `release` would
+        do then. False: nothing was done, call `release`."""
+        if self._line or self._closed or now >= connection.retire_at or len(self._room) >= self._idle_limit:
+            return False
+        connection.in_flight -= 1
+        connection.idle_since = now
+        self._room[connection] = None
+        self._room.move_to_end(connection)
+        return True
+
     def choose(self, now: float, *, fresh: bool) -> Choice[C]:
         """Decide for a request. A ``dial`` must be followed by ``dialled`` or ``undialled``.
 

@@ -41,6 +41,10 @@ class UpstreamExchange(Protocol):
         all. ``request`` tells framing and method."""
         ...
 
+    def was_sent(self, request: RequestHead) -> None:
+        """The whole request was written to the connection already (by the fast path)."""
+        ...
+
     def send_body(self, data: bytes) -> None:
         """Queue more decoded body bytes (framed here)."""
         ...

@@ -85,6 +85,12 @@ class Http1Exchange:
         self._sent = complete
         self._stream.write(head + self._framed(first_body) + (self._end() if complete else b""))
 
+    def was_sent(self, request: RequestHead) -> None:
+        self._method = request.method
+        self._sent = True
+        # What has come by now is the beginning of the answer.
+        self._bytes_before = self._stream.bytes_in - len(self._stream.received)
+
     def send_body(self, data: bytes) -> None:
         self._stream.write(self._framed(data))
 

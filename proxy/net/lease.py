@@ -39,13 +39,13 @@ class Lease:
     """
 
     __slots__ = (
+        "_exchange",
         "_pool",
         "_probe",
         "_released",
         "_reported",
         "address",
         "connection",
-        "exchange",
         "retries",
         "reused",
         "t_connect",
@@ -67,8 +67,9 @@ class Lease:
         self._released = False
         self._reported = False
         self.reused = connection.served > 0
+        connection.served += 1
         self.connection = connection
-        self.exchange: UpstreamExchange = connection.open_exchange()
+        self._exchange: UpstreamExchange | None = None
         self.address = connection.address
         self.t_queue = t_queue
         self.t_connect = t_connect
@@ -81,6 +82,13 @@ class Lease:
     def __del__(self) -> None:
         if not self._released:
             warnings.warn(f"{self!r} was never released", ResourceWarning, source=self, stacklevel=2)
+
+    @property
+    def exchange(self) -> UpstreamExchange:
+        """The exchange on the connection, opened when first asked for: the fast path does without."""
+        if self._exchange is None:
+            self._exchange = self.connection.open_exchange()
+        return self._exchange
 
     @property
     def released(self) -> bool:

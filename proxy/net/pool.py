@@ -149,6 +149,8 @@ class UpstreamPool:
         self._sockets: set[UpstreamConnection] = set()
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
+        self._came = 0
+        self._well = 0
         self._quiet = asyncio.Event()
         deadlines.watch(self)
 
@@ -209,6 +211,38 @@ class UpstreamPool:
         self._budget.request(now)
         return Lease(self, choice.connection, probe=False)
 
+    def take_quickly(self, now: float) -> UpstreamConnection | None:
+        """Take an idle connection without a lease; end with ``give_back_quickly`` or ``lend``."""
+        if self._closed or self.breaker.state is not BreakerState.CLOSED or not self.health.up:
+            return None
+        connection = self._chooser.take_newest(now)
+        if connection is not None:
+            connection.served += 1
+            self._came += 1
+        return connection
+
+    def give_back_quickly(self, connection: UpstreamConnection, reusable: bool, now: float) -> None:
+        """The exchange has ended, and well."""
+        self._well += 1
+        if reusable and connection.usable and self._chooser.give_back(connection, now):
+            self.due = min(self.due, now + self.upstream.idle_timeout)
+        else:
+            self.take_back(connection, reusable)
+
+    def lend(self, connection: UpstreamConnection) -> Lease:
+        """Make a lease of a connection that was taken quickly."""
+        connection.served -= 1
+        return Lease(self, connection, probe=False)
+
+    def count(self, now: float) -> None:
+        """Tell breaker and budget of what was taken quickly: at each sweep, and before either is asked."""
+        if self._came:
+            self._budget.request(now, self._came)
+            self._came = 0
+        if self._well:
+            self.breaker.went_well(self._well, now)
+            self._well = 0
+
     async def acquire(self, *, due: float, connect_timeout: float, fresh: bool = False) -> Lease:
         """Return a lease.
 
@@ -245,12 +279,15 @@ class UpstreamPool:
 
     def may_retry(self) -> bool:
         """Spend one retry of the budget that re-sends and new tries to connect share; false: none left."""
-        return self._budget.take(self._clock.monotonic())
+        now = self._clock.monotonic()
+        self.count(now)
+        return self._budget.take(now)
 
     def record(self, *, ok: bool, probe: bool) -> None:
         """Tell the breaker how a request ended (``Lease.report`` does). When it opens, those in line are
         refused like those that come."""
         now = self._clock.monotonic()
+        self.count(now)
         before = self.breaker.state
         self.breaker.record(ok, now, probe=probe)
         if before is BreakerState.CLOSED and self.breaker.state is BreakerState.OPEN:

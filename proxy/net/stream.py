@@ -102,6 +102,11 @@ class Stream(asyncio.Protocol):
     # Reading.
 
     @property
+    def awaited(self) -> bool:
+        """True while a coroutine waits for more bytes."""
+        return self._reader is not None and not self._reader.done()
+
+    @property
     def writable(self) -> bool:
         """False while more than ``write_limit`` bytes are queued."""
         return self._writable

@@ -39,6 +39,18 @@ class Owner(Protocol):
         ...
 
 
+class Taker(Protocol):
+    """Who reads an answer in callbacks instead of a coroutine (the fast path)."""
+
+    def take(self, data: bytes, received: bytearray) -> bool:
+        """Bytes have come, after those in ``received``; true: all were taken, ``received`` is empty."""
+        ...
+
+    def lost(self) -> None:
+        """The upstream sends no more."""
+        ...
+
+
 class UpstreamConnection(Stream):
     """An HTTP/1.1 connection: one exchange at a time.
 
@@ -67,6 +79,7 @@ class UpstreamConnection(Stream):
         self.retire_at = NEVER
         self.in_flight = 0
         self.served = 0
+        self.taker: Taker | None = None
         self._owner = owner
         self._open_exchange = open_exchange
 
@@ -81,7 +94,6 @@ class UpstreamConnection(Stream):
 
     def open_exchange(self) -> UpstreamExchange:
         """Begin another exchange."""
-        self.served += 1
         return self._open_exchange(self)
 
     @property
@@ -100,15 +112,25 @@ class UpstreamConnection(Stream):
         super().connection_made(transport)
         self._owner.opened(self)
 
+    def data_received(self, data: bytes) -> None:
+        if self.taker is not None and self.taker.take(data, self.received):
+            self.bytes_in += len(data)
+        else:
+            super().data_received(data)
+
     def on_data(self) -> None:
         if not self.in_flight:
             self._owner.spoiled(self)
 
     def on_eof(self) -> None:
-        if not self.in_flight:
+        if self.taker is not None:
+            self.taker.lost()
+        elif not self.in_flight:
             self._owner.spoiled(self)
 
     def on_lost(self) -> None:
-        if not self.in_flight:
+        if self.taker is not None:
+            self.taker.lost()
+        elif not self.in_flight:
             self._owner.spoiled(self)
         self._owner.gone(self)

@@ -65,9 +65,9 @@ class RetryBudget:
     def __repr__(self) -> str:
         return f"<RetryBudget {self._window.marked} of {self._window.events} requests>"
 
-    def request(self, now: float) -> None:
-        """A request came."""
-        self._window.add(now)
+    def request(self, now: float, count: int = 1) -> None:
+        """A request came, or several."""
+        self._window.add(now, events=count)
 
     def take(self, now: float) -> bool:
         """Spend one retry; false: there is none left."""

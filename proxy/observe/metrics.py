@@ -67,6 +67,10 @@ class Counters:
         self.response_bytes = 0
         self.client_ip_suspect = 0
         """Requests from a private address or the proxy's own: a sign of a wrong trust list."""
+        self.fast_path = 0
+        """Requests that took the fast path from end to end."""
+        self.fast_path_missed = Tally("reason")
+        """Requests on its routes that did not, by what was unusual."""
         self.requests = Tally("route", "class", "method", "code", cap=2048)
         self.rejected = Tally("reason")
         self.dropped_headers = Tally("word")
@@ -75,7 +79,12 @@ class Counters:
 
     def request(self, route: str, cls: str, method: bytes, status: int) -> None:
         """Count an answered request; ``status`` 0 means that it was never answered."""
-        self.requests.add(route, cls, METHODS.get(method, OTHER), f"{status // 100}xx")
+        self.requests.add(*self.request_labels(route, cls, method, status))
+
+    @staticmethod
+    def request_labels(route: str, cls: str, method: bytes, status: int) -> Labels:
+        """Return the label values under which ``request`` counts."""
+        return route, cls, METHODS.get(method, OTHER), f"{status // 100}xx"
 
     def reject(self, reason: str) -> None:
         """Count something that was refused or cut, by its machine word."""
@@ -99,6 +108,8 @@ class Counters:
             "request_size_bytes": self.request_bytes,
             "response_size_bytes": self.response_bytes,
             "client_ip_suspect_total": self.client_ip_suspect,
+            "fast_path_total": self.fast_path,
+            "fast_path_missed_total": self.fast_path_missed,
             "requests_total": self.requests,
             "rejected_total": self.rejected,
             "dropped_headers_total": self.dropped_headers,

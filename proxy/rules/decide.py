@@ -121,8 +121,7 @@ def _refuse(
 def _forward(
     head: RequestHead, peer: Peer, tables: Tables, request_id: str, client: ClientAddress, route: Route
 ) -> Forward:
-    upstream = tables.upstreams[route.upstream]
-    host = head.host if upstream.keep and head.host is not None else upstream.authority
+    host = upstream_host(tables, route, head.host)
     request_id = effective_request_id(head, client, request_id)
     websocket = head.websocket and route.websocket
     outgoing = request_fields(
@@ -150,6 +149,12 @@ def _forward(
         because=tuple(because),
         dropped=outgoing.dropped,
     )
+
+
+def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:
+    """Return the Host to send upstream for a request that came with ``host``."""
+    upstream = tables.upstreams[route.upstream]
+    return host if upstream.keep and host is not None else upstream.authority
 
 
 def _client_trail(client: ClientAddress) -> list[str]:

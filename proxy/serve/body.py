@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Source, Violation
+from proxy.message import NO_BODY
 from proxy.wire.bodies import open_body
 
 if TYPE_CHECKING:
@@ -19,20 +20,27 @@ if TYPE_CHECKING:
 class RequestBody:
     """Decoded body bytes of one request.
 
-    Every way in which the client can fail it is a ``Failure`` with source DOWNSTREAM: 400 (bad
-    chunk, or closed inside the body), 408 (stalled, too slow, too long), 413 (over the route's cap).
+    ``since`` is the moment at which the head was complete. Every way in which the client can fail it is
+    a ``Failure`` with source DOWNSTREAM: 400 (bad chunk, or closed inside the body), 408 (stalled, too
+    slow, too long), 413 (over the route's cap).
     """
 
     def __init__(
-        self, stream: Stream, head: RequestHead, route: Route, limits: LimitsConfig, timeouts: TimeoutsConfig
+        self,
+        stream: Stream,
+        head: RequestHead,
+        route: Route,
+        limits: LimitsConfig,
+        timeouts: TimeoutsConfig,
+        since: float,
     ) -> None:
         self._stream = stream
         self._reader = open_body(head.framing, trailer_limit=limits.trailer_bytes)
         self._cap = route.body_limit
         self._timeouts = timeouts
         self._clock = stream.deadlines.clock
-        self._end = self._clock.monotonic() + route.body_timeout
-        self._waited = 0.0
+        self._end = since + route.body_timeout
+        self._waited = self._clock.monotonic() - since
         self.size = 0
         """Decoded bytes so far."""
 
@@ -40,6 +48,11 @@ class RequestBody:
     def done(self) -> bool:
         """True once the last byte was read."""
         return self._reader.done
+
+    def complete(self, size: int) -> None:
+        """All ``size`` bytes were read already, by the fast path."""
+        self._reader = open_body(NO_BODY, trailer_limit=0)
+        self.size = size
 
     def take(self) -> bytes:
         """Return what is here already, without waiting; ``b""``: nothing."""

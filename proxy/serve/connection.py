@@ -2,7 +2,7 @@
 
 ::
 
-    IDLE ──bytes──▶ HEAD ──complete head──▶ EXCHANGE ──answered, kept──▶ IDLE
+    IDLE ──bytes──▶ HEAD ──complete head──▶ EXCHANGE or FAST ──answered, kept──▶ IDLE
      │ idle           │ late: 408             │ answered, not kept
      ▼                ▼ refused               ▼
     CLOSED ◀────── CLOSING (queued bytes go out) ◀── LINGER (half-closed; the rest is read and dropped)
@@ -32,7 +32,8 @@ from proxy.message import Peer
 from proxy.net.stream import Stream
 from proxy.rules.address import unmapped
 from proxy.rules.answers import answer_violation
-from proxy.serve.exchange import Exchange
+from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
+from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
 from proxy.serve.record import log_violation
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
@@ -52,6 +53,7 @@ class State(enum.Enum):
     IDLE = "idle"
     HEAD = "head"
     EXCHANGE = "exchange"
+    FAST = "fast"
     LINGER = "linger"
     CLOSING = "closing"
     CLOSED = "closed"
@@ -77,11 +79,17 @@ class Connection(Stream):
         self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self._scanned = 0
         self._head_started = 0.0
+        self.head_complete = 0.0
+        """The moment at which the running exchange's head was complete."""
         self._lingered = 0
         self._queued = 0
         self._admitted = False
         self._expires = NEVER
+        self._keep_alive = runtime.config.timeouts.keep_alive
         self._exchange: Exchange | None = None
+        self._fast = FastExchange(runtime.fast, self) if runtime.fast is not None else None
+        self.peer_key = ""
+        """All that is said of the peer in a decision, for the keys of caches."""
 
     def __repr__(self) -> str:
         return f"<Connection {self.state.name} served={self.served} peer={self.peer.ip}>"
@@ -91,7 +99,8 @@ class Connection(Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         runtime = self.runtime
-        self.peer = _peer_of(self.transport, self.listener)
+        peer = self.peer = _peer_of(self.transport, self.listener)
+        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port}"
         runtime.connections.add(self)
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
@@ -111,9 +120,25 @@ class Connection(Stream):
             runtime.counters.reject("connections_per_client")
             self._abort()
 
+    def data_received(self, data: bytes) -> None:
+        if self.state is State.IDLE and self._fast is not None and not self.received and self._writable:
+            now = self.runtime.clock.monotonic()
+            if self._fast.try_begin(data, now, now):
+                self.bytes_in += len(data)
+                self._head_started = self.head_complete = now
+                self.served += 1
+                self.state = State.FAST
+                if self._fast.stage is Stage.HELD:
+                    self.received += data
+                    self.due = now + PATIENCE
+                return
+        super().data_received(data)
+
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
             self._advance()
+        elif self.state is State.FAST:
+            self._body_came()
         elif self.state is State.LINGER:
             self._lingered += len(self.received)
             self.received.clear()
@@ -124,12 +149,16 @@ class Connection(Stream):
     def on_eof(self) -> None:
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
+        elif self.state is State.FAST:
+            self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
     def on_lost(self) -> None:
         if self._exchange is not None:
             self._exchange.client_gone()
+        elif self.state is State.FAST:
+            self._leave_fast(client_gone())
         self.state = State.CLOSED
         self.due = NEVER
         runtime = self.runtime
@@ -145,6 +174,8 @@ class Connection(Stream):
         self.due = NEVER
         if self.state is State.IDLE:
             self._close()
+        elif self.state is State.FAST:
+            self._leave_fast(late_answer())
         elif self.state is State.HEAD:
             self._refuse(Violation(408, "head_timeout", "the request head came too slowly"))
         elif self.state is State.CLOSING and self.transport.get_write_buffer_size() < self._queued:
@@ -154,8 +185,9 @@ class Connection(Stream):
 
     # Reading heads.
 
-    def _advance(self) -> None:
-        """Look for a complete request head in ``received`` and start its exchange."""
+    def _advance(self, *, general: bool = False) -> None:
+        """Look for a complete request head in ``received`` and start its exchange; ``general``: the fast path
+        has had its look."""
         received = self.received
         try:
             if self.state is State.IDLE:
@@ -173,22 +205,79 @@ class Connection(Stream):
                 self._scanned = len(received)
                 self.resume()
                 return
+            if not general and self._writable and self._begin_fast():
+                return
             raw = bytes(received[leading_blank(received) : end])
             del received[:end]
             head = read_request(raw, self._head_limits)
         except Violation as violation:
             self._refuse(violation)
             return
+        self.head_complete = self.runtime.clock.monotonic()
         self._start(head, end)
 
-    def _start(self, head: RequestHead, size: int) -> None:
+    def _start(self, head: RequestHead, size: int, begun: Begun | None = None) -> None:
         self.state = State.EXCHANGE
         self.due = NEVER
         self.served += 1
-        self._exchange = Exchange(self, head, size, self._head_started)
+        self._exchange = Exchange(self, head, size, self._head_started, begun)
         # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
         self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
+
+    # The fast path.
+
+    def _begin_fast(self) -> bool:
+        """Try it on what has come in pieces."""
+        now = self.runtime.clock.monotonic()
+        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+            return False
+        self.served += 1
+        self.head_complete = now
+        self.state = State.FAST
+        if self._fast.stage is Stage.HELD:
+            self.due = now + PATIENCE
+        else:
+            self.received.clear()
+        self.resume()
+        return True
+
+    def _body_came(self) -> None:
+        assert self._fast is not None
+        if self._fast.stage is Stage.HELD and not self._fast.more(self.received):
+            self._to_general()
+
+    def _leave_fast(self, failure: Failure) -> None:
+        """Something unusual: the general path goes on, from the beginning if nothing was sent."""
+        fast = self._fast
+        assert fast is not None
+        if fast.stage is Stage.HELD:
+            fast.stage = Stage.FREE
+            self._to_general()
+        elif fast.stage is not Stage.FREE:
+            fast.hand_over(failure)
+
+    def _to_general(self) -> None:
+        """The request in ``received`` was only looked at: begin it again."""
+        self.served -= 1
+        self.state = State.HEAD
+        self._scanned = 0
+        self._advance(general=True)
+
+    def go_on(self, head: RequestHead, size: int, started: float, begun: Begun) -> None:
+        """The fast path hands its exchange over."""
+        self.served -= 1
+        self._head_started = started
+        self._start(head, size, begun)
+
+    def fast_done(self, *, keep: bool, now: float) -> None:
+        """A fast exchange is over; its answer is written."""
+        if not keep or self.received or self.at_eof:
+            self.finish(keep=keep, unread=False)
+            return
+        self.state = State.IDLE
+        self.idle_since = now
+        self.due = now + self._keep_alive
 
     def _refuse(self, violation: Violation) -> None:
         """Answer a head that the gate did not take, and end the connection."""
@@ -203,11 +292,11 @@ class Connection(Stream):
 
     # What the exchange calls.
 
-    def must_close(self, head: RequestHead) -> bool:
-        """True when this connection ends after the current exchange."""
+    def must_close(self, asked: bool) -> bool:
+        """True when this connection ends after the current exchange; ``asked``: the client wants it so."""
         runtime = self.runtime
         return (
-            head.close
+            asked
             or runtime.draining
             or self.served >= runtime.config.limits.requests_per_connection
             or runtime.clock.monotonic() >= self._expires
@@ -250,6 +339,11 @@ class Connection(Stream):
         """The running exchange, if any."""
         return self._exchange
 
+    @property
+    def fast_stage(self) -> Stage:
+        """How far the fast exchange is; FREE when there is none."""
+        return Stage.FREE if self._fast is None else self._fast.stage
+
     def retire(self) -> None:
         """Close a connection that is between requests; harmless otherwise."""
         if self.state is State.IDLE and not self.received:
@@ -257,6 +351,8 @@ class Connection(Stream):
 
     def stop(self, failure: Failure) -> None:
         """End it now: a running exchange is cut with this reason, anything else is closed."""
+        if self.state is State.FAST:
+            self._leave_fast(failure)  # which leaves an exchange behind, or nothing
         if self._exchange is not None:
             self._exchange.stop(failure)
         else:

@@ -13,7 +13,7 @@ whatever the sizes of the bodies (about 1 MiB with the default limits when both 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
@@ -41,12 +41,35 @@ _RETRIED_STATUSES = frozenset({502, 503, 504})
 _RETRIED_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the fast path has done of an exchange when it hands it over.
+
+    The request was decided on under ``request_id`` and its ``body`` is complete. With a ``lease`` it was
+    sent and its answer is due at ``due``; ``failure`` is what has gone wrong since.
+    """
+
+    request_id: str
+    body: bytes
+    due: float
+    lease: Lease | None = None
+    failure: Failure | None = None
+
+
 class Exchange:
     """Runs as ``task``; ``stop`` ends it from outside with a reason."""
 
     task: asyncio.Task[None]
 
-    def __init__(self, connection: Connection, head: RequestHead, head_size: int, started: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        head: RequestHead,
+        head_size: int,
+        started: float,
+        begun: Begun | None = None,
+    ) -> None:
+        self._begun = begun
         self._connection = connection
         self._runtime = connection.runtime
         self._head = head
@@ -55,6 +78,7 @@ class Exchange:
         self._body: RequestBody | None = None
         self._pump: asyncio.Task[None] | None = None
         self._stopped: Failure | None = None
+        self._running = False
         self._record = Record(connection, head, head_size, started)
         self.cls = EndpointClass.PROTECTED
 
@@ -78,20 +102,24 @@ class Exchange:
         if self._phase is Phase.TUNNEL:
             return
         if self._connection.lost or (self._body is not None and self._body.done):
-            self.stop(Failure(Source.DOWNSTREAM, "client_gone", 499, "the client closed the connection"))
+            self.stop(client_gone())
 
     def stop(self, failure: Failure) -> None:
         """End the exchange with this reason; the first one counts."""
         if self._stopped is None and self._phase is not Phase.DONE:
             self._stopped = failure
-            self.task.cancel()
+            if self._running:  # a task that is cancelled before its first step never runs at all
+                self.task.cancel()
 
     async def run(self) -> None:
         """The exchange from the accepted head to the finished connection state. Never raises."""
+        self._running = True
         counters = self._runtime.counters
         counters.requests_in_flight += 1
         keep = False
         try:
+            if self._stopped is not None:
+                raise self._stopped
             keep = await self._respond()
         except Failure as failure:
             keep = self._fail(failure)
@@ -109,6 +137,8 @@ class Exchange:
             # First of all: from here on nobody stops it, or the connection would never hear the end.
             self._phase = Phase.DONE
             await self._end_pump()
+            if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
+                self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
             self._record.write(self._body)
             self._connection.finish(keep=keep, unread=self._unread)
@@ -120,20 +150,29 @@ class Exchange:
         record = self._record
         # A client that pipelines requests and reads no answers must not fill the queue.
         await self._connection.drain(self._timeouts.write_stall, self._stuck_client)
-        decision = decide(self._head, self._connection.peer, self._runtime.tables, self._runtime.request_id())
+        begun = self._begun
+        request_id = self._runtime.request_id() if begun is None else begun.request_id
+        decision = decide(self._head, self._connection.peer, self._runtime.tables, request_id)
         record.decided(decision)
         if isinstance(decision, Refuse):
             self.cls = decision.cls
             return self._refuse(decision)
         self.cls = decision.route.cls
         self._body = RequestBody(
-            self._connection, self._head, decision.route, self._runtime.config.limits, self._timeouts
+            self._connection,
+            self._head,
+            decision.route,
+            self._runtime.config.limits,
+            self._timeouts,
+            self._connection.head_complete,
         )
+        if begun is not None:
+            self._body.complete(len(begun.body))
         return await self._forward(decision, self._body)
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
-        close = self._unread or self._connection.must_close(self._head)
+        close = self._unread or self._connection.must_close(self._head.close)
         answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
         self._connection.answer(answer)
         self._record.own_answer(answer.status, refuse.reason, refuse.detail)
@@ -160,6 +199,9 @@ class Exchange:
     async def _hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
         pin one, and what is wholly held can be sent again."""
+        if self._begun is not None:
+            self._record.body_held()
+            return self._begun.body
         if self._head.expect_continue and not self._connection.received and not body.done:
             self._connection.write(_CONTINUE)
         held = await body.hold(self._runtime.config.limits.held_body)
@@ -172,12 +214,17 @@ class Exchange:
         """Lease, send and read the final head; again where that is safe (errors.Resend)."""
         route = forward.route
         pool = self._runtime.pools[route.upstream]
-        due = self._now() + route.first_byte_timeout
+        begun = self._begun
+        due = self._now() + route.first_byte_timeout if begun is None else begun.due
         whole = body.done
         again = False
         while True:
             self._phase = Phase.QUEUE
-            lease = await pool.acquire(due=due, connect_timeout=route.connect_timeout, fresh=again)
+            lease = None if begun is None else begun.lease
+            if lease is None and begun is not None and begun.failure is not None:
+                raise begun.failure
+            if lease is None or again:
+                lease = await pool.acquire(due=due, connect_timeout=route.connect_timeout, fresh=again)
             self._phase = Phase.ANSWER_HEAD
             self._record.leased(lease)
             try:
@@ -225,8 +272,14 @@ class Exchange:
         exchange = lease.exchange
         # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
         request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
+        begun = self._begun
+        if begun is not None and lease is begun.lease:
+            exchange.was_sent(request)
+            if begun.failure is not None:
+                raise begun.failure
+            return await exchange.read_head(due, late_answer)
         exchange.send_head(rendered, request, held, body.done)
-        late = self._late_answer
+        late = late_answer
         if body.done:
             return await exchange.read_head(due, late)
         self._pump = asyncio.get_running_loop().create_task(self._send_body(lease, body))
@@ -259,7 +312,7 @@ class Exchange:
             self._pump.add_done_callback(self._pump_failed)
         unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
         chunked = unbounded and head.minor > 0
-        close = connection.must_close(head) or not body.done or (unbounded and not chunked)
+        close = connection.must_close(head.close) or not body.done or (unbounded and not chunked)
         rendered = self._rendered(answer, close=close)
         first = exchange.take_body()
         self._phase = Phase.ANSWER
@@ -267,7 +320,7 @@ class Exchange:
         stall = forward.route.answer_stall_timeout
         while not exchange.over:
             await connection.drain(self._timeouts.write_stall, self._stuck_client)
-            data = await exchange.read_body(self._now() + stall, self._late_answer)
+            data = await exchange.read_body(self._now() + stall, late_answer)
             connection.write(_chunked(data, exchange) if chunked else data)
         return not close
 
@@ -317,7 +370,7 @@ class Exchange:
         if failure.kind == "client_gone" or self._connection.lost:
             self._connection.cut()
             return False
-        close = self._unread or self._connection.must_close(self._head)
+        close = self._unread or self._connection.must_close(self._head.close)
         answer = answer_failure(
             failure, self._record.route, self._head, self._runtime.clock.wall(), close=close
         )
@@ -332,10 +385,6 @@ class Exchange:
 
     def _now(self) -> float:
         return self._runtime.clock.monotonic()
-
-    @staticmethod
-    def _late_answer() -> Failure:
-        return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
 
     @staticmethod
     def _stuck_upstream() -> Failure:
@@ -353,3 +402,13 @@ class Exchange:
 def _chunked(data: bytes, exchange: UpstreamExchange) -> bytes:
     """Frame a piece of the answer; the last one brings the end with it."""
     return (chunk(data) if data else b"") + (LAST_CHUNK if exchange.over else b"")
+
+
+def client_gone() -> Failure:
+    """The client left before its answer was complete: logged as 499, heard by nobody."""
+    return Failure(Source.DOWNSTREAM, "client_gone", 499, "the client closed the connection")
+
+
+def late_answer() -> Failure:
+    """The upstream did not say the next thing in time."""
+    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")

@@ -13,7 +13,7 @@ from proxy.rules.address import anonymised
 
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
-    from proxy.message import Decision, IPAddress, RequestHead, ResponseHead, Route
+    from proxy.message import ClientAddress, Decision, IPAddress, RequestHead, ResponseHead, Route
     from proxy.net.pool import Lease
     from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
@@ -56,9 +56,7 @@ class Record:
             self._runtime.counters.drop(decision.dropped)
         client = decision.client
         if client is not None:
-            line.client_ip = _shown(self._runtime, client.ip)
-            line.client_ip_source = client.source.value
-            line.trusted_hops = len(client.trusted_chain) + client.peer_trusted
+            client_seen(self._runtime, line, client)
             if client.ip is None or not client.ip.is_global:
                 self._runtime.counters.client_ip_suspect += 1
 
@@ -152,11 +150,19 @@ def log_violation(
 def _new_line(runtime: Runtime, connection: Connection, started: float) -> AccessRecord:
     now, wall = runtime.clock.monotonic(), runtime.clock.wall()
     return AccessRecord(
-        ts=wall - (now - started), listener=connection.listener, peer=_shown(runtime, connection.peer.ip)
+        ts=wall - (now - started), listener=connection.listener, peer=shown(runtime, connection.peer.ip)
     )
 
 
-def _shown(runtime: Runtime, ip: IPAddress | None) -> str:
+def client_seen(runtime: Runtime, line: AccessRecord, client: ClientAddress) -> None:
+    """Note who the client is, and how that was found out."""
+    line.client_ip = shown(runtime, client.ip)
+    line.client_ip_source = client.source.value
+    line.trusted_hops = len(client.trusted_chain) + client.peer_trusted
+
+
+def shown(runtime: Runtime, ip: IPAddress | None) -> str:
+    """Return an address as the log shows it."""
     if ip is None:
         return ""
     return str(anonymised(ip) if runtime.config.forwarding.anonymise else ip)

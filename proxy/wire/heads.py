@@ -123,15 +123,16 @@ def _with_decimal_length(fields: Fields, framing: Framing) -> Fields:
 
 def render_request(method: bytes, target: bytes, fields: Fields) -> bytes:
     """Write a request head: Host first (RFC 9110 section 7.2), the other fields in their order."""
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, _lines(fields))
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, render_fields(fields))
 
 
 def render_response(status: int, reason: bytes, fields: Fields) -> bytes:
     """Write a response head, the fields in their order."""
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, _lines(fields))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, render_fields(fields))
 
 
-def _lines(fields: Fields) -> bytes:
+def render_fields(fields: Fields) -> bytes:
+    """Write header lines, each with its CRLF: Host first, the others in their order."""
     return b"".join([b"%b: %b\r\n" % field for field in sorted(fields, key=_is_not_host)])
 
 

@@ -64,11 +64,11 @@ async def test_a_new_one_is_idle_and_usable() -> None:
         assert repr(connection) == "<UpstreamConnection IDLE 127.0.0.1:80 served=0>"
 
 
-async def test_it_counts_its_exchanges() -> None:
+async def test_it_opens_exchanges_and_shows_its_state() -> None:
     async with connected(Owner()) as (connection, _):
         connection.in_flight = 1
         assert isinstance(connection.open_exchange(), Http1Exchange)
-        connection.open_exchange()
+        connection.served = 2  # whoever lends it counts
         assert repr(connection) == "<UpstreamConnection ACTIVE 127.0.0.1:80 served=2>"
 
 

@@ -31,7 +31,8 @@ def body_of(framing: Framing, **timeouts: float) -> tuple[RequestBody, Stream, H
     stream.transport = Paused()
     head = RequestHead(b"POST", b"/e", 1, (), b"a", framing)
     limits = LimitsConfig()
-    return RequestBody(stream, head, ROUTE, limits, TimeoutsConfig(**timeouts)), stream, clock, deadlines
+    body = RequestBody(stream, head, ROUTE, limits, TimeoutsConfig(**timeouts), clock.now)
+    return body, stream, clock, deadlines
 
 
 async def test_no_body_is_done_at_once() -> None:

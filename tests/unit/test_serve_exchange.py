@@ -300,7 +300,7 @@ async def test_a_slow_body_is_408(config: dict[str, object], wait: float) -> Non
         client = await play.client()
         client.say(EVENT[:-1])
         await play.waiting_for_body()
-        play.turn(wait - 2)
+        play.turn(wait - 3)
         play.turn(2)
         status, _, body = await client.hear_answer()
         assert status == 408

@@ -14,7 +14,7 @@ from proxy.config.schema import LogLevel
 from proxy.observe.log import BatchedLog, encode_json
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
-from proxy.serve.runtime import Runtime, new_request_id
+from proxy.serve.runtime import Runtime, request_ids
 from tests.support.clock import HandClock
 
 
@@ -75,9 +75,10 @@ def test_counts_are_forgotten_when_the_last_one_goes() -> None:
 
 
 def test_request_ids_are_different_uuids() -> None:
-    ids = {new_request_id() for _ in range(100)}
-    assert len(ids) == 100
-    assert all(str(uuid.UUID(each)) == each for each in ids)
+    one, other = request_ids(), request_ids()
+    ids = {source() for source in (one, other) for _ in range(100)}
+    assert len(ids) == 200
+    assert all(str(uuid.UUID(each)) == each and uuid.UUID(each).version == 8 for each in ids)
 
 
 def test_the_error_log_keeps_its_level() -> None:

@@ -1,0 +1,235 @@
+"""What the fast path shares between the connections of one process: readers, and what the rules have said.
+
+Decisions are cached by all raw bytes that the rules read, admissions never are. Nothing in here decides:
+``_described`` asks ``rules`` with a head that holds every line that they look at, and a property test holds
+both paths against each other, byte for byte (serve/fastexchange.py has the theory of operation).
+
+Memory: two generations of ``SHAPES`` header blocks (fasthead.LONGEST_BLOCK bytes each at most), ``CLIENTS``
+templates of what is said about a client and ``LINES`` of log lines (each set is dropped as a whole when
+full), ``PATHS`` paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from proxy.config.schema import LogFormat
+from proxy.message import NO_BODY, RequestHead, Route
+from proxy.observe.log import AccessRecord, line_template
+from proxy.rules.access import host_denial
+from proxy.rules.address import client_address
+from proxy.rules.decide import upstream_host
+from proxy.rules.forwarding import claims, effective_request_id, own_fields, request_fields
+from proxy.serve.record import client_seen, shown
+from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
+from proxy.wire.heads import render_fields
+from proxy.wire.strict import HeadLimits
+
+if TYPE_CHECKING:
+    from proxy.message import ClientAddress, Field
+    from proxy.net.pool import UpstreamPool
+    from proxy.observe.metrics import Labels
+    from proxy.serve.connection import Connection
+    from proxy.serve.runtime import Runtime
+
+CLIENTS = 4096
+LINES = 4096
+PATHS = 1024
+SHAPES = 2048
+
+_PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
+_REQUEST_ID = b"x-request-id"
+
+
+class Client:
+    """All that is said upstream about one client behind one host name, ready to be joined, and what is
+    counted with it."""
+
+    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "pool", "suspect")
+
+    def __init__(
+        self,
+        address: ClientAddress,
+        host: bytes,
+        before_id: bytes,
+        after_id: bytes,
+        dropped: tuple[str, ...],
+        pool: UpstreamPool,
+    ) -> None:
+        self.address = address
+        self.host = host
+        self.before_id = before_id
+        self.after_id = after_id
+        self.dropped = dropped
+        self.pool = pool
+        self.suspect = address.ip is None or not address.ip.is_global
+
+
+class Shape:
+    """A header block (all lines but the request line and Content-Length) from one peer, ready to be sent:
+    ``opening`` and ``closing`` stand around the Content-Length line, ``closing`` ends before the request
+    id."""
+
+    __slots__ = ("agent", "client", "close", "closing", "host", "logs", "named_id", "opening")
+
+    def __init__(self, lines: Lines, client: Client, minor: int) -> None:
+        self.client = client
+        self.host = lines.host
+        self.agent = lines.agent
+        self.close = minor == 0 if lines.connection is None else lines.connection is Mark.CLOSE
+        self.opening = b" HTTP/1.1\r\n" + client.host + lines.before
+        self.closing = lines.after + client.before_id
+        self.named_id = ""
+        """The request id that a trusted peer gave."""
+        self.logs: dict[tuple[bytes, bytes, bytes], LogLine] = {}
+
+
+class LogLine:
+    """What the access log and the counters say of requests that are alike: a pattern for JSON, the record
+    itself for text."""
+
+    __slots__ = ("labels", "pattern", "record")
+
+    def __init__(self, record: AccessRecord, form: LogFormat) -> None:
+        self.record = record
+        self.pattern = line_template(record) if form is LogFormat.JSON else b""
+        self.labels: dict[int, Labels] = {}
+
+
+class FastPath:
+    """What all connections of one process share: readers and caches."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        limits = runtime.config.limits
+        table = runtime.tables.forwarding
+        self.runtime = runtime
+        self.held_body = limits.held_body
+        self.head_bytes = limits.head_bytes
+        self.head_lines = limits.head_lines
+        self.requests = RequestReader(
+            HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes), table
+        )
+        self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        self._routes: dict[bytes, Route | None] = {}
+        self._clients: dict[object, Client | None] = {}
+        self._lines: dict[object, LogLine] = {}
+        self.young: dict[object, Shape] = {}
+        self.old: dict[object, Shape] = {}
+
+    def __repr__(self) -> str:
+        return f"<FastPath shapes={len(self.young)}+{len(self.old)} clients={len(self._clients)}>"
+
+    def route(self, path: bytes) -> Route | None:
+        """Return the route of a path that takes the fast path, else ``None``."""
+        routes = self._routes
+        if path in routes:
+            return routes[path]
+        found = self.runtime.tables.routing.route(path)
+        route = found if isinstance(found, Route) and found.fast else None
+        if len(routes) >= PATHS:
+            routes.clear()
+        routes[path] = route
+        return route
+
+    def shape(
+        self,
+        key: object,
+        connection: Connection,
+        route: Route,
+        minor: int,
+        before: bytes,
+        after: bytes,
+        count: int,
+    ) -> Shape | str:
+        """Read a header block that was not seen lately; return why it is not for the fast path. ``count``:
+        header lines of the request."""
+        shape = self.old.get(key)
+        if shape is None:
+            if count > self.head_lines:
+                return Unfit.SIZE.value
+            lines = self.requests.read(before, after)
+            if isinstance(lines, Unfit):
+                return lines.value
+            client = self._client(connection, lines, route, minor)
+            if client is None:
+                return "host"
+            shape = Shape(lines, client, minor)
+            named = tuple(field for field in lines.managed if field[0].lower() == _REQUEST_ID)
+            if named:
+                head = RequestHead(b"GET", b"/", minor, named, None, NO_BODY)
+                shape.named_id = effective_request_id(head, client.address, "")
+        if len(before) + len(after) <= LONGEST_BLOCK:
+            if len(self.young) >= SHAPES:
+                self.old, self.young = self.young, {}
+            self.young[key] = shape
+        return shape
+
+    def _client(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Client | None:
+        """Return what is said about the client; ``None``: its host is not served."""
+        managed = tuple(field for field in lines.managed if field[0].lower() != _REQUEST_ID)
+        named = len(managed) < len(lines.managed)
+        key = (connection.peer_key, lines.host, managed, named, route.upstream, minor)
+        clients = self._clients
+        if key in clients:
+            return clients[key]
+        if len(clients) >= CLIENTS:
+            clients.clear()
+        fields: tuple[Field, ...] = ((b"Host", lines.host), *lines.managed)
+        client = clients[key] = self._described(connection, lines.host, fields, route, minor)
+        return client
+
+    def _described(
+        self, connection: Connection, host: bytes, fields: tuple[Field, ...], route: Route, minor: int
+    ) -> Client | None:
+        """Ask the rules, with a head that has every line that they read."""
+        tables, peer = self.runtime.tables, connection.peer
+        if host_denial(host, tables.hosts) is not None:
+            return None
+        head = RequestHead(b"GET", b"/", minor, fields, host, NO_BODY)
+        address = client_address(peer, fields, tables.trust)
+        # The id is put in for each request.
+        said = replace(claims(fields, address, tables.hosts.allows), request_id=None)
+        own = own_fields(head, peer, address, _PLACEHOLDER, tables.forwarding, said)
+        before, after = render_fields(own).split(_PLACEHOLDER.encode())
+        sent_host = upstream_host(tables, route, host)
+        outgoing = request_fields(head, peer, address, sent_host, _PLACEHOLDER, tables.forwarding)
+        return Client(
+            address,
+            b"Host: %s\r\n" % sent_host,
+            before,
+            after + b"\r\n",
+            outgoing.dropped,
+            self.runtime.pools[route.upstream],
+        )
+
+    def log_line(
+        self, connection: Connection, shape: Shape, route: Route, key: tuple[bytes, bytes, bytes]
+    ) -> LogLine:
+        """Return the line of requests that are alike; ``key``: method, path, and what of the query tells
+        the SDK."""
+        method, path, query = key
+        lines = self._lines
+        whole = (shape.client, connection.listener, shape.host, shape.agent, key)
+        found = lines.get(whole)
+        if found is None:
+            if len(lines) >= LINES:
+                lines.clear()
+            record = AccessRecord(
+                listener=connection.listener,
+                peer=shown(self.runtime, connection.peer.ip),
+                method=method,
+                host=shape.host,
+                target=path + b"?" + query,
+                route=route.name,
+                cls=route.cls.value,
+                upstream=route.upstream,
+                origin="upstream",
+                user_agent=shape.agent,
+            )
+            client_seen(self.runtime, record, shape.client.address)
+            found = lines[whole] = LogLine(record, self.runtime.config.log.format)
+        if len(shape.logs) >= 16:
+            shape.logs.clear()
+        shape.logs[key] = found
+        return found
