@@ -143,23 +143,32 @@ class Chooser(Generic[C, W]):
     def take_newest(self, now: float) -> C | None:
         """Take the connection that was used last, if it is idle and young and nobody waits: what `take`
         would do then. ``None``: ask `take`."""
-        if self._line or not self._room:
+        room = self._room
+        if self._line or not room:
             return None
-        connection = next(reversed(self._room))
-        if connection.in_flight or now >= self._expiry(connection):
+        connection, _ = room.popitem()
+        if (
+            connection.in_flight
+            or connection.capacity > 1
+            or now >= connection.retire_at
+            or now >= connection.idle_since + self._idle_timeout
+        ):
+            room[connection] = None
             return None
-        self._load(connection)
+        connection.in_flight = 1
         return connection
 
     def give_back(self, connection: C, now: float) -> bool:
         """Put a connection that is fit for more back, if nothing else follows from it: what `release` would
         do then. False: nothing was done, call `release`."""
-        if self._line or self._closed or now >= connection.retire_at or len(self._room) >= self._idle_limit:
+        room = self._room
+        if self._line or self._closed or now >= connection.retire_at or len(room) >= self._idle_limit:
+            return False
+        if connection in room:  # it carries others meanwhile
             return False
         connection.in_flight -= 1
         connection.idle_since = now
-        self._room[connection] = None
-        self._room.move_to_end(connection)
+        room[connection] = None
         return True
 
     def choose(self, now: float, *, fresh: bool) -> Choice[C]:

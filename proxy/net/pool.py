@@ -151,6 +151,7 @@ class UpstreamPool:
         self._closed = False
         self._came = 0
         self._well = 0
+        self._idle_timeout = upstream.idle_timeout
         self._quiet = asyncio.Event()
         deadlines.watch(self)
 
@@ -225,7 +226,8 @@ class UpstreamPool:
         """The exchange has ended, and well."""
         self._well += 1
         if reusable and connection.usable and self._chooser.give_back(connection, now):
-            self.due = min(self.due, now + self.upstream.idle_timeout)
+            if self.due > now + self._idle_timeout:
+                self.due = now + self._idle_timeout
         else:
             self.take_back(connection, reusable)
 

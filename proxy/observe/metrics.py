@@ -35,13 +35,17 @@ class Tally(dict[Labels, int]):
         self.cap = cap
 
     def add(self, *labels: str) -> None:
+        """Count one more under these label values."""
+        self.count(labels)
+
+    def count(self, labels: Labels) -> None:
         """Count one more under ``labels``."""
-        count = self.get(labels)
-        if count is None:
-            if len(self) >= self.cap:
-                labels = (OTHER,) * len(self.names)
-            count = self.get(labels, 0)
-        self[labels] = count + 1
+        if labels in self:
+            self[labels] += 1
+            return
+        if len(self) >= self.cap:
+            labels = (OTHER,) * len(self.names)
+        self[labels] = self.get(labels, 0) + 1
 
     def snapshot(self) -> dict[str, int]:
         """Return the counts by label set, written as Prometheus does: ``route="/e",code="2xx"``."""

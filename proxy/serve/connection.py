@@ -86,6 +86,7 @@ class Connection(Stream):
         self._admitted = False
         self._expires = NEVER
         self._keep_alive = runtime.config.timeouts.keep_alive
+        self._most_served = limits.requests_per_connection
         self._exchange: Exchange | None = None
         self._fast = FastExchange(runtime.fast, self) if runtime.fast is not None else None
         self.peer_key = ""
@@ -292,15 +293,9 @@ class Connection(Stream):
 
     # What the exchange calls.
 
-    def must_close(self, asked: bool) -> bool:
+    def must_close(self, asked: bool, now: float) -> bool:
         """True when this connection ends after the current exchange; ``asked``: the client wants it so."""
-        runtime = self.runtime
-        return (
-            asked
-            or runtime.draining
-            or self.served >= runtime.config.limits.requests_per_connection
-            or runtime.clock.monotonic() >= self._expires
-        )
+        return asked or self.runtime.draining or self.served >= self._most_served or now >= self._expires
 
     def answer(self, answer: OwnAnswer) -> None:
         """Write an answer of our own in one piece."""

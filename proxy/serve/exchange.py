@@ -172,7 +172,7 @@ class Exchange:
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
-        close = self._unread or self._connection.must_close(self._head.close)
+        close = self._unread or self._connection.must_close(self._head.close, self._now())
         answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
         self._connection.answer(answer)
         self._record.own_answer(answer.status, refuse.reason, refuse.detail)
@@ -312,7 +312,7 @@ class Exchange:
             self._pump.add_done_callback(self._pump_failed)
         unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
         chunked = unbounded and head.minor > 0
-        close = connection.must_close(head.close) or not body.done or (unbounded and not chunked)
+        close = connection.must_close(head.close, self._now()) or not body.done or (unbounded and not chunked)
         rendered = self._rendered(answer, close=close)
         first = exchange.take_body()
         self._phase = Phase.ANSWER
@@ -370,7 +370,7 @@ class Exchange:
         if failure.kind == "client_gone" or self._connection.lost:
             self._connection.cut()
             return False
-        close = self._unread or self._connection.must_close(self._head.close)
+        close = self._unread or self._connection.must_close(self._head.close, self._now())
         answer = answer_failure(
             failure, self._record.route, self._head, self._runtime.clock.wall(), close=close
         )

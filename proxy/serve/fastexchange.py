@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
+from proxy.observe.log import fast_line
 from proxy.serve.exchange import Begun
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
@@ -259,7 +260,8 @@ class FastExchange:
         if received:
             data = bytes(received) + data
         connection = self._connection
-        close = connection.must_close(self._shape.close)
+        now = self._runtime.clock.monotonic()
+        close = connection.must_close(self._shape.close, now)
         answer = self._path.answers.read(data, self._minor, close)
         if answer is None or answer.status in SICK:
             self._hand_over_soon()
@@ -272,7 +274,6 @@ class FastExchange:
         whole = len(data) == answer.whole
         body = data[answer.size : answer.whole]
         connection.write(answer.out + body)
-        now = self._runtime.clock.monotonic()
         upstream, lease = self._upstream, self._lease
         assert upstream is not None
         upstream.taker = None
@@ -318,7 +319,7 @@ class FastExchange:
         size = len(self._data)
         counters.requests_in_flight -= 1
         counters.fast_path += 1
-        counters.requests.add(*labels)
+        counters.requests.count(labels)
         counters.request_bytes += size
         counters.response_bytes += sent
         if shape.client.dropped:
@@ -326,26 +327,26 @@ class FastExchange:
         if shape.client.suspect:
             counters.client_ip_suspect += 1
         wall = runtime.clock.wall() - (now - started)
-        if line.pattern:
-            micros = b"%d" % (wall * 1e6)
+        if line.parts is not None:
+            if lease is None and self._sent == started:
+                times = (
+                    f'"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,'
+                    f'"t_first_byte":{now - started:.6f},"t_total":{now - started:.6f}'
+                )
+            else:
+                times = self._times(lease, now)
             runtime.access_log.write(
-                line.pattern
-                % (
-                    micros[:-6] + b"." + micros[-6:],
-                    self._request_id.encode(),
-                    upstream.address.encode(),
-                    status,
-                    status,
-                    size,
-                    sent,
-                    _seconds(self._complete - started),
-                    _seconds(self._due - self._route.first_byte_timeout - self._complete),
-                    b"0" if lease is None else _seconds(lease.t_queue),
-                    b"0" if lease is None else _seconds(lease.t_connect),
-                    now - self._sent,
-                    now - started,
-                    0 if lease is None else lease.retries,
-                    b"true" if upstream.served > 1 else b"false",
+                fast_line(
+                    line.parts,
+                    ts=wall,
+                    request_id=self._request_id,
+                    upstream_addr=upstream.address,
+                    status=status,
+                    bytes_in=size,
+                    bytes_out=sent,
+                    times=times,
+                    retries=0 if lease is None else lease.retries,
+                    reused=upstream.served > 1,
                 )
             )
         else:
@@ -361,6 +362,15 @@ class FastExchange:
                 t_total=now - started,
             )
             runtime.access_log.write(runtime.encode_access(record))
+
+    def _times(self, lease: Lease | None, now: float) -> str:
+        body = self._due - self._route.first_byte_timeout - self._complete
+        queue, connect = (0.0, 0.0) if lease is None else (lease.t_queue, lease.t_connect)
+        return (
+            f'"t_head":{self._complete - self._started:.6f},"t_body":{body:.6f},"t_queue":{queue:.6f},'
+            f'"t_connect":{connect:.6f},"t_first_byte":{now - self._sent:.6f},'
+            f'"t_total":{now - self._started:.6f}'
+        )
 
     # Handing over.
 
@@ -391,7 +401,3 @@ class FastExchange:
         head = read_request(data[: self._size], self._path.requests.limits)
         begun = Begun(self._request_id, data[self._size :], self._due, lease, failure)
         self._connection.go_on(head, self._size, self._started, begun)
-
-
-def _seconds(seconds: float) -> bytes:
-    return b"0" if seconds == 0.0 else b"%.6f" % seconds

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config.schema import LogFormat
 from proxy.message import NO_BODY, RequestHead, Route
-from proxy.observe.log import AccessRecord, line_template
+from proxy.observe.log import AccessRecord, line_parts
 from proxy.rules.access import host_denial
 from proxy.rules.address import client_address
 from proxy.rules.decide import upstream_host
@@ -86,14 +86,14 @@ class Shape:
 
 
 class LogLine:
-    """What the access log and the counters say of requests that are alike: a pattern for JSON, the record
-    itself for text."""
+    """What the access log and the counters say of requests that are alike: the parts of a JSON line, or for
+    text the record itself."""
 
-    __slots__ = ("labels", "pattern", "record")
+    __slots__ = ("labels", "parts", "record")
 
     def __init__(self, record: AccessRecord, form: LogFormat) -> None:
         self.record = record
-        self.pattern = line_template(record) if form is LogFormat.JSON else b""
+        self.parts = line_parts(record) if form is LogFormat.JSON else None
         self.labels: dict[int, Labels] = {}
 
 

@@ -208,8 +208,8 @@ def _note(lines: Lines, entry: Marked, out: list[bytes]) -> Unfit | None:
     return None
 
 
-def read_request_line(line: bytes, limits: HeadLimits) -> RequestLine | None:
-    """Read a request line without CRLF; ``None``: not for the fast path."""
+def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int] | None:
+    """Read a request line without CRLF: method, target, minor version; ``None``: not for the fast path."""
     match = grammar.REQUEST_LINE.fullmatch(line)
     if match is None:
         return None
@@ -221,7 +221,7 @@ def read_request_line(line: bytes, limits: HeadLimits) -> RequestLine | None:
         and target.startswith(b"/")
         and len(target) <= limits.target_bytes
     ):
-        return RequestLine(method, target, 0 if minor == b"0" else 1)
+        return method, target, 0 if minor == b"0" else 1
     return None
 
 
