@@ -1,0 +1,194 @@
+"""The benchmark in its shortest form: it measures, says what it measured, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks.loads import BY_NAME, Load, Origin, requests
+from benchmarks.loads.client import ask, connect
+from benchmarks.loads.steady import arrivals
+from benchmarks.machine import choose_cores, family, raise_descriptor_limit
+from benchmarks.needs import extend_path
+from benchmarks.origins import start_origin
+from benchmarks.origins.answers import answer_to
+from benchmarks.peers import OTHERS, Ours, Setting
+from benchmarks.process import LOOPBACK, run
+from tests.support.process import Process
+from tests.support.servers import clean_environment
+from tests.support.wire import RawUpstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from benchmarks.peers import Peer
+
+OURS = Ours("ours", Path(sys.executable))
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    extend_path()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody may read: nginx's worker is another user where its master is root."""
+    with TemporaryDirectory() as made:
+        path = Path(made)
+        path.chmod(0o755)
+        yield path
+
+
+def benchmark(*arguments: str | Path, folder: Path) -> Process:
+    argv = [sys.executable, "-m", "benchmarks.run", "--warm-up", "0", *arguments]
+    return Process(argv, name="benchmark", env=clean_environment(TMPDIR=str(folder)))
+
+
+@pytest.mark.needs("nginx", "wrk")
+def test_a_short_run(tmp_path: Path) -> None:
+    found, folder = tmp_path / "found.json", tmp_path / "temporary"
+    folder.mkdir()
+    arguments = ["--loads", "ingest,upload", "--peers", "nginx,ours", "--rounds", "1", "--seconds", "1"]
+    with benchmark(*arguments, "--json", found, folder=folder) as running:
+        assert running.wait(60) == 0, running.report()
+        printed = "\n".join(running.stdout)
+    results = json.loads(found.read_text())
+    assert [(sample["load"], sample["peer"]) for sample in results["samples"]] == [
+        ("ingest", "nginx"),
+        ("ingest", "ours"),
+        ("upload", "nginx"),
+        ("upload", "ours"),
+    ]
+    for sample in results["samples"]:
+        assert sample["troubles"] == {}
+        assert sample["requests"] > 10
+        assert sample["cpu"] > 1
+    for sample in results["steady"]:
+        assert sample["troubles"] == {}
+        assert sample["requests"] > 10
+        assert 0 < sample["p50"] <= sample["p99"]
+    assert {footprint["peer"]: footprint["log"] > 50 for footprint in results["footprints"]} == {
+        "nginx": True,
+        "ours": True,
+    }
+    assert results["versions"]["nginx"].startswith("nginx version")
+    assert "Python 3" in results["versions"]["ours"]
+    assert "keepalive" in results["configs"]["ingest"]["nginx"]
+    for heading in ("Processor time per request", "Requests a second", "Latency", "Memory"):
+        assert f"## {heading}" in printed
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.needs("nginx", "wrk")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_everything_ends_with_the_benchmark(number: signal.Signals, tmp_path: Path) -> None:
+    arguments = ["--loads", "ingest", "--peers", "nginx,ours", "--seconds", "60"]
+    with benchmark(*arguments, folder=tmp_path) as running, ExitStack() as stack:
+        assert running.poll(lambda: "wrk" in commands(family(running.pid)))
+        started = family(running.pid)[1:]
+        assert commands(started).count("nginx") == 4  # origin and proxy, each with its worker
+        ends = [stack.enter_context(open(os.pidfd_open(pid), "rb")) for pid in started]
+        running.send_signal(number)
+        running.wait()
+        for end in ends:
+            assert select.select([end], [], [], 20)[0]  # readable: the process has ended
+    if number is not signal.SIGKILL:
+        assert list(tmp_path.iterdir()) == []
+
+
+def commands(pids: Sequence[int]) -> list[str]:
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+
+
+# --- the parts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "peer", [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS] + [OURS]
+)
+@pytest.mark.parametrize("trusted", [False, True])
+def test_all_peers_tell_the_upstream_the_same(peer: Peer, trusted: bool, folder: Path) -> None:
+    """A comparison of processor time is only one of proxies that do the same work."""
+    chain = "203.0.113.9, 198.18.0.7, 10.1.2.3" if peer.name != "caddy" else "198.18.0.7"
+    request = (
+        f"GET /flags?v=2 HTTP/1.1\r\nX-Forwarded-For: {chain}\r\nX-Forwarded-Proto: https\r\n"
+        "Host: Ph.Example.com\r\n\r\n"
+    )
+    with RawUpstream() as upstream, ExitStack() as stack:
+        cores = choose_cores()
+        setting = Setting(upstream.port, trusted, 64, raise_descriptor_limit(), folder, cores.peer)
+        running = peer.start(setting)
+        stack.enter_context(running.child)
+        with connect(running.address) as connection:
+            assert ask(connection, request.encode()).status == 200
+        got = upstream.next_request()
+    said = {name: got.values(f"X-Forwarded-{name}") for name in ("For", "Proto", "Host", "Port")}
+    client = b"198.18.0.7" if trusted else b"127.0.0.1"
+    if peer.name == "caddy" and trusted:
+        client += b", 127.0.0.1"  # it appends to what a trusted peer says
+    assert said == {
+        "For": [client],
+        "Proto": [b"https" if trusted else b"http"],
+        "Host": [b"Ph.Example.com" if peer.name == "caddy" else b"ph.example.com"],
+        "Port": [b"443" if trusted else b"%d" % running.address[1]],
+    }
+    assert got.values("Host") == [b"Ph.Example.com"]
+    assert len(got.values("X-Request-Id")) == 1
+    assert got.start_line == b"GET /flags?v=2 HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    "origin", [pytest.param(Origin.NGINX, marks=pytest.mark.needs("nginx")), Origin.READER]
+)
+@pytest.mark.parametrize("name", ["flags", "app", "script", "download", "ingest"])
+def test_both_origins_answer_from_the_table(origin: Origin, name: str, folder: Path) -> None:
+    load = replace(BY_NAME[name], origin=origin)
+    with ExitStack() as stack:
+        port = start_origin(load, folder, choose_cores().load, raise_descriptor_limit(), stack)
+        connection = stack.enter_context(connect((LOOPBACK, port)))
+        for request in requests.distinct(load.make, 5):
+            reply = ask(connection, request)
+            answer = answer_to(request.split(b" ", 2)[1].decode())
+            assert (reply.status, reply.body) == (200, answer.body)
+            for field, value in answer.fields:
+                assert f"\r\n{field}: {value}\r\n".lower() in reply.head.decode().lower()
+
+
+def test_the_reader_answers_after_its_delay(folder: Path) -> None:
+    load = replace(BY_NAME["slow"], connections=20, delay=0.05)
+    outcome = generated("bulk", "1", load, folder)
+    assert outcome["p50"] >= 50_000
+    assert outcome["requests"] > 20
+
+
+def test_the_generators_count_what_they_send(folder: Path) -> None:
+    outcome = generated("steady", "300", replace(BY_NAME["mixed"], connections=8, distinct=50), folder)
+    assert outcome["troubles"] == {}
+    assert outcome["answered"] == len(arrivals(300, 1))
+    assert 0 < outcome["counted"] < outcome["answered"]
+
+
+def generated(generator: str, rate: str, load: Load, folder: Path) -> dict[str, Any]:
+    """Run a generator of ours for a second straight at the reader."""
+    core = choose_cores().load
+    requests.write(requests.distinct(load.make, min(50, load.distinct)), folder / "requests")
+    with ExitStack() as stack:
+        port = start_origin(load, folder, core, raise_descriptor_limit(), stack)
+        argv = [sys.executable, "-m", f"benchmarks.loads.{generator}", LOOPBACK, str(port)]
+        argv += [rate, "1"] if generator == "steady" else ["1"]
+        said: dict[str, Any] = json.loads(
+            run([*argv, str(load.connections), str(folder / "requests")], core=core, timeout=30)
+        )
+    return said
