@@ -1,7 +1,9 @@
-"""What the pool hands out: one exchange on one connection, to be reported on and released once."""
+"""What the pool hands out: a lease (one exchange on one connection, to be reported on and released once) or
+a place in its waiting line."""
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
@@ -123,3 +125,28 @@ class Lease:
         if self._probe and not self._reported:
             self._pool.abandon_probe()
         self._pool.take_back(self.connection, reusable)
+
+
+class Place:
+    """A place in the waiting line. It is granted something or refused once; or it is ``gone``, because
+    the one who waited was cancelled."""
+
+    __slots__ = ("due", "fresh", "future")
+
+    def __init__(self, due: float, fresh: bool) -> None:
+        self.due = due
+        self.fresh = fresh
+        self.future: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def gone(self) -> bool:
+        """Nobody waits here any more."""
+        return self.future.done()
+
+    def granted(self, connection: UpstreamConnection | None) -> None:
+        """It is your turn: here is a connection, or (``None``) you may dial one."""
+        self.future.set_result(connection)
+
+    def refused(self, failure: Failure) -> None:
+        """It will not be your turn."""
+        self.future.set_exception(failure)

@@ -35,7 +35,7 @@ from proxy.net.chooser import NOTHING, Chooser
 from proxy.net.dial import dial
 from proxy.net.health import HealthChecker, HealthState
 from proxy.net.http1 import AnswerLimits, Http1Exchange
-from proxy.net.lease import Lease
+from proxy.net.lease import Lease, Place
 from proxy.net.resolve import Lookup, Resolver, SocketAddress, system_lookup
 from proxy.net.tls import client_context, server_name
 from proxy.net.upstream import ExchangeFactory, UpstreamConnection
@@ -74,31 +74,6 @@ class UpstreamState:
     in_use: int
     dialling: int
     waiting: int
-
-
-class Place:
-    """A place in the waiting line. It is granted something or refused once; or it is ``gone``, because
-    the one who waited was cancelled."""
-
-    __slots__ = ("due", "fresh", "future")
-
-    def __init__(self, due: float, fresh: bool) -> None:
-        self.due = due
-        self.fresh = fresh
-        self.future: asyncio.Future[UpstreamConnection | None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def gone(self) -> bool:
-        """Nobody waits here any more."""
-        return self.future.done()
-
-    def granted(self, connection: UpstreamConnection | None) -> None:
-        """It is your turn: here is a connection, or (``None``) you may dial one."""
-        self.future.set_result(connection)
-
-    def refused(self, failure: Failure) -> None:
-        """It will not be your turn."""
-        self.future.set_exception(failure)
 
 
 class UpstreamPool:
@@ -232,7 +207,7 @@ class UpstreamPool:
             self.take_back(connection, reusable)
 
     def lend(self, connection: UpstreamConnection) -> Lease:
-        """Make a lease of a connection that was taken quickly."""
+        """Make a lease of what was taken quickly."""
         connection.served -= 1
         return Lease(self, connection, probe=False)
 

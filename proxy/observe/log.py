@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from json.encoder import encode_basestring_ascii
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from proxy.config.schema import LogFormat, LogLevel
@@ -225,22 +225,22 @@ def encode_json(record: AccessRecord) -> bytes:
     sdk, sdk_version = sdk_of(record.target, record.user_agent)
     line = (
         f'{{"ts":{_number(record.ts)}'
-        f',"request_id":{_string(record.request_id)}'
-        f',"listener":{_string(record.listener)}'
-        f',"client_ip":{_string(record.client_ip)}'
-        f',"peer":{_string(record.peer)}'
-        f',"client_ip_source":{_string(record.client_ip_source)}'
+        f',"request_id":{json_text(record.request_id)}'
+        f',"listener":{json_text(record.listener)}'
+        f',"client_ip":{json_text(record.client_ip)}'
+        f',"peer":{json_text(record.peer)}'
+        f',"client_ip_source":{json_text(record.client_ip_source)}'
         f',"trusted_hops":{record.trusted_hops}'
-        f',"method":{_string(record.method)}'
-        f',"host":{_string(record.host)}'
-        f',"path":{_string(logged_path(record.target))}'
-        f',"route":{_string(record.route)}'
-        f',"class":{_string(record.cls)}'
-        f',"upstream":{_string(record.upstream)}'
-        f',"upstream_addr":{_string(record.upstream_addr)}'
+        f',"method":{json_text(record.method)}'
+        f',"host":{json_text(record.host)}'
+        f',"path":{json_text(logged_path(record.target))}'
+        f',"route":{json_text(record.route)}'
+        f',"class":{json_text(record.cls)}'
+        f',"upstream":{json_text(record.upstream)}'
+        f',"upstream_addr":{json_text(record.upstream_addr)}'
         f',"status":{record.status}'
         f',"upstream_status":{record.upstream_status}'
-        f',"origin":{_string(record.origin)}'
+        f',"origin":{json_text(record.origin)}'
         f',"bytes_in":{record.bytes_in}'
         f',"bytes_out":{record.bytes_out}'
         f',"t_head":{_number(record.t_head)}'
@@ -251,13 +251,13 @@ def encode_json(record: AccessRecord) -> bytes:
         f',"t_total":{_number(record.t_total)}'
         f',"retries":{record.retries}'
         f',"reused":{"true" if record.reused else "false"}'
-        f',"tls_version":{_string(record.tls_version)}'
-        f',"sni":{_string(record.sni)}'
-        f',"user_agent":{_string(record.user_agent)}'
-        f',"sdk":{_string(sdk)}'
-        f',"sdk_version":{_string(sdk_version)}'
-        f',"termination":{_string(record.termination)}'
-        f',"error":{_string(record.error)}}}\n'
+        f',"tls_version":{json_text(record.tls_version)}'
+        f',"sni":{json_text(record.sni)}'
+        f',"user_agent":{json_text(record.user_agent)}'
+        f',"sdk":{json_text(sdk)}'
+        f',"sdk_version":{json_text(sdk_version)}'
+        f',"termination":{json_text(record.termination)}'
+        f',"error":{json_text(record.error)}}}\n'
     )
     return line.encode("ascii")
 
@@ -289,55 +289,6 @@ def encode_text(record: AccessRecord) -> bytes:
     return _text_line(words)
 
 
-class LineParts(NamedTuple):
-    """What stands in a record's JSON line before each of these values, and behind the last ones (``end``);
-    between ``bytes_out`` and ``end`` come the times, ``retries`` and ``reused``."""
-
-    request_id: str
-    upstream_addr: str
-    status: str
-    upstream_status: str
-    bytes_in: str
-    bytes_out: str
-    end: str
-
-
-def line_parts(record: AccessRecord) -> LineParts:
-    """Cut the record's JSON line where requests that are alike differ."""
-    rest = encode_json(record).decode("ascii").partition(',"request_id":"')[2]
-    parts = [',"request_id":"']
-    for name in LineParts._fields[1:-1]:
-        # A quote inside a value is escaped, so this is found as a key only. Each of these values is a number
-        # or, in the record of a line that is to be cut, an empty text.
-        before, key, rest = rest.partition(f'"{name}":')
-        rest = rest.removeprefix('""').lstrip("0123456789")
-        parts.append(before + key)
-    parts.append(',"tls_version"' + rest.partition(',"tls_version"')[2])
-    return LineParts(*parts)
-
-
-def fast_line(
-    parts: LineParts,
-    *,
-    ts: float,
-    request_id: str,
-    upstream_addr: str,
-    status: int,
-    bytes_in: int,
-    bytes_out: int,
-    times: str,
-    retries: int,
-    reused: bool,
-) -> bytes:
-    """Return the line with its values put in; ``times``: t_head to t_total, as JSON pairs."""
-    micros = str(int(ts * 1e6))
-    return (
-        f'{{"ts":{micros[:-6]}.{micros[-6:]}{parts.request_id}{request_id}{parts.upstream_addr}"{upstream_addr}"'
-        f"{parts.status}{status}{parts.upstream_status}{status}{parts.bytes_in}{bytes_in}{parts.bytes_out}{bytes_out}"
-        f',{times},"retries":{retries},"reused":{"true" if reused else "false"}{parts.end}'
-    ).encode("ascii")
-
-
 # --- the error log --------------------------------------------------------------------------------
 
 
@@ -351,7 +302,7 @@ def error_line(
         words += [f"{_word(name)}={_quoted(value, MAX_EVENT_TEXT)}" for name, value in fields.items()]
         return _text_line(words)
     said = {"ts": wall, "level": level.value, "event": event, **fields}
-    pairs = ",".join(f"{_string(name)}:{_value(value)}" for name, value in said.items())
+    pairs = ",".join(f"{json_text(name)}:{_value(value)}" for name, value in said.items())
     return f"{{{pairs}}}\n".encode("ascii")
 
 
@@ -368,7 +319,7 @@ def _value(value: object) -> str:
         return _number(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else _string(value, MAX_EVENT_TEXT)
+    return str(value) if isinstance(value, int) else json_text(value, MAX_EVENT_TEXT)
 
 
 def _number(value: float | None) -> str:
@@ -376,7 +327,7 @@ def _number(value: float | None) -> str:
     return "null" if value is None or not math.isfinite(value) else repr(round(value, 6))
 
 
-def _string(value: object, limit: int = MAX_TEXT) -> str:
+def json_text(value: object, limit: int = MAX_TEXT) -> str:
     """Text as JSON, in printable ASCII."""
     return encode_basestring_ascii(_text(value, limit)) if value else '""'
 

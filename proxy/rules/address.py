@@ -18,6 +18,7 @@ two bytes of the request head, ``trail`` at most ``TRAIL_HOPS`` hops.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -70,6 +71,23 @@ _ADDRESS = re.compile(
 alphabet leaves no room for zones (`%eth0`), names and prefixes. ipaddress judges the rest."""
 
 
+def is_public(ip: IPAddress | None) -> bool:
+    """Tell whether a client can have ``ip`` on the internet (``ipaddress.is_global``)."""
+    if ip is None:
+        return False
+    if isinstance(ip, IPv4Address) and int(ip) >> 24 not in _PARTLY_SPECIAL:
+        return True  # the module's own check reads a list of networks
+    return ip.is_global
+
+
+_PARTLY_SPECIAL = frozenset({0, 10, 100, 127, 169, 172, 192, 198, 203, *range(224, 256)})
+"""First octets of IPv4 that hold a special-purpose network (IANA's registry, RFC 6890)."""
+
+
+_LONGEST = 64
+"""Longer than any address with brackets and a port."""
+
+
 def parse_address(token: bytes) -> IPAddress | None:
     """Return the canonical address that ``token`` names, or ``None``; never raises.
 
@@ -77,7 +95,14 @@ def parse_address(token: bytes) -> IPAddress | None:
     IPv6 with or without brackets, and white space around. Refuses zones, octets with leading zeros,
     short forms (`127.1`) and integers. IPv4-mapped IPv6 comes back as IPv4.
     """
-    match = _ADDRESS.fullmatch(token.strip(OWS))
+    token = token.strip(OWS)
+    return _parsed(token) if len(token) <= _LONGEST else None
+
+
+@functools.lru_cache(4096)
+def _parsed(token: bytes) -> IPAddress | None:
+    """A pure function of a short text, remembered because the same proxies and clients come again."""
+    match = _ADDRESS.fullmatch(token)
     if match is None or int(match["port"] or b"0") > 65535:
         return None
     try:

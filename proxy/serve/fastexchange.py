@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
-from proxy.observe.log import fast_line
+from proxy.observe.fastline import fast_line
 from proxy.serve.exchange import Begun
+from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
@@ -139,14 +140,16 @@ class FastExchange:
         key = (connection.peer_key, route.upstream, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
-            count = data.count(b"\r\n", first + 2, end) + 1
-            found = path.shape(key, connection, route, minor, before, after, count)
+            found = path.shape(key, connection, route, minor, before, after)
             if isinstance(found, str):
                 return self._missed(data[:first], found)
             shape = found
         whole = end + 4 + length
         if len(data) > whole:
             return self._missed(data[:first], "pipelined")
+        if len(data) < whole and whole >= connection.read_limit:
+            # Reading would pause before its end, and nobody here resumes it.
+            return self._missed(data[:first], "large_body")
         self._method = method
         self._target = target
         self._target_path = target_path
@@ -221,7 +224,10 @@ class FastExchange:
         if error is None:
             self._lease = task.result()
             self._sent = self._runtime.clock.monotonic()
-            self._send(self._lease.connection)
+            upstream = self._lease.connection
+            self._send(upstream)
+            if upstream.received or upstream.at_eof:
+                self.hand_over()  # it spoke or left before it was asked, and will not say so again
         elif isinstance(error, Failure):
             self.hand_over(error)
         else:
@@ -267,7 +273,8 @@ class FastExchange:
             self._hand_over_soon()
             return False
         if len(data) < answer.whole:
-            if answer.length > self._path.held_body:
+            assert self._upstream is not None
+            if answer.length > self._path.held_body or answer.whole >= self._upstream.read_limit:
                 self._hand_over_soon()
             return False
         received.clear()
@@ -302,15 +309,10 @@ class FastExchange:
     ) -> None:
         runtime, shape = self._runtime, self._shape
         counters, started = runtime.counters, self._started
-        target = self._target
-        at = target.find(b"ver=")
-        query = target[at : at + 40] if at >= 0 else b""
-        if b"lib=" in target:
-            query = target
-        key = (self._method, self._target_path, query)
+        key = (self._connection.listener, self._method, self._target_path, _sdk_words(self._target))
         line = shape.logs.get(key)
         if line is None:
-            line = self._path.log_line(self._connection, shape, self._route, key)
+            line = self._path.log_line(shape, self._route, key)
         labels = line.labels.get(status)
         if labels is None:
             labels = line.labels[status] = counters.request_labels(
@@ -340,6 +342,7 @@ class FastExchange:
                     line.parts,
                     ts=wall,
                     request_id=self._request_id,
+                    client=shape.client.log,
                     upstream_addr=upstream.address,
                     status=status,
                     bytes_in=size,
@@ -352,6 +355,7 @@ class FastExchange:
         else:
             record = replace(
                 line.record,
+                peer=shown(runtime, self._connection.peer.ip),
                 ts=wall,
                 request_id=self._request_id,
                 upstream_addr=upstream.address,
@@ -361,10 +365,11 @@ class FastExchange:
                 bytes_out=sent,
                 t_total=now - started,
             )
+            client_seen(runtime, record, shape.client.address)
             runtime.access_log.write(runtime.encode_access(record))
 
     def _times(self, lease: Lease | None, now: float) -> str:
-        body = self._due - self._route.first_byte_timeout - self._complete
+        body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)
         queue, connect = (0.0, 0.0) if lease is None else (lease.t_queue, lease.t_connect)
         return (
             f'"t_head":{self._complete - self._started:.6f},"t_body":{body:.6f},"t_queue":{queue:.6f},'
@@ -391,6 +396,8 @@ class FastExchange:
             upstream.taker = None
             if lease is None:
                 lease = self._shape.client.pool.lend(upstream)
+            if upstream.received and failure is not None and failure.source is Source.UPSTREAM:
+                failure = None  # the answer has begun: its pauses are judged now, not its beginning
         leasing, self._leasing = self._leasing, None
         if leasing is not None:
             leasing.cancel()
@@ -401,3 +408,16 @@ class FastExchange:
         head = read_request(data[: self._size], self._path.requests.limits)
         begun = Begun(self._request_id, data[self._size :], self._due, lease, failure)
         self._connection.go_on(head, self._size, self._started, begun)
+
+
+def _sdk_words(target: bytes) -> bytes:
+    """What of a target can tell the SDK (observe/log.sdk_of), short where possible: one `ver` in the query
+    beside all that differs from request to request."""
+    if b"lib=" in target:
+        return target
+    at = target.find(b"ver=")
+    if at < 0:
+        return b""
+    if target[at - 1] in b"?&" and target.find(b"ver=", at + 4) < 0:
+        return target[at : at + 40]
+    return target

@@ -9,7 +9,7 @@ from proxy.config.schema import LogLevel
 from proxy.errors import Source
 from proxy.message import Forward
 from proxy.observe.log import AccessRecord, Cause, Phase, cause_of, termination
-from proxy.rules.address import anonymised
+from proxy.rules.address import anonymised, is_public
 
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
@@ -57,7 +57,7 @@ class Record:
         client = decision.client
         if client is not None:
             client_seen(self._runtime, line, client)
-            if client.ip is None or not client.ip.is_global:
+            if not is_public(client.ip):
                 self._runtime.counters.client_ip_suspect += 1
 
     def body_held(self) -> None:
