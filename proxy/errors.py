@@ -51,6 +51,14 @@ class ConfigError(ProxyError):
         self.problems = problems
 
 
+def described(error: OSError | ConfigError) -> str:
+    """Return why something could not be started, in one line: with the file, where it is about one."""
+    if isinstance(error, ConfigError):
+        return "; ".join(str(problem) for problem in error.problems)
+    about = f"{error.filename}: " if error.filename else ""
+    return f"{about}{error.strerror or error}"
+
+
 class Violation(ProxyError):
     """Bytes that we refuse to read (RFC 9112; wire/strict.py).
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ORDERED = (
     ("health.open_min", "health.open_max"),
     ("timeouts.drain_streams", "timeouts.drain"),
+    ("timeouts.drain_idle", "timeouts.drain"),
     ("limits.held_body", "limits.body_ingest"),
     ("limits.held_body", "limits.body_replay"),
     ("limits.held_body", "limits.body_flags"),

@@ -40,13 +40,15 @@ ROUTE_PREFIX = "routes[]"
 class Key:
     """One key. ``kind`` is its type without ``None``; for a list the type of its elements.
 
-    ``default`` is ``dataclasses.MISSING`` where the key must be given.
+    ``words`` are what may stand in place of a number (``int | Auto``). ``default`` is
+    ``dataclasses.MISSING`` where the key must be given.
     """
 
     path: str
     kind: Any
     many: bool
     optional: bool
+    words: type[enum.Enum] | None
     default: Any
     doc: str
     unit: str
@@ -93,7 +95,8 @@ class Key:
             return f"a time from {notation.duration_text(low)} to {notation.duration_text(high)}"
         kind = "a whole number" if self.kind is int else "a number"
         unit = f" of {self.unit}" if self.unit else ""
-        return f"{kind}{unit} from {low:,} to {high:,}"
+        words = "".join(f", or `{word.value}`" for word in self.words or ())
+        return f"{kind}{unit} from {low:,} to {high:,}{words}"
 
 
 _PHRASES: dict[Any, str] = {
@@ -113,18 +116,26 @@ def keys_of(table: type, prefix: str = "") -> Mapping[str, Key]:
         if _is_table(kind) and not many:
             continue
         path = f"{prefix}.{field.name}" if prefix else field.name
-        found[field.name] = Key(path, kind, many, optional, field.default, **field.metadata)
+        words = _words(hints[field.name])
+        found[field.name] = Key(path, kind, many, optional, words, field.default, **field.metadata)
     return types.MappingProxyType(found)
 
 
+def _words(hint: Any) -> type[enum.Enum] | None:
+    """The enumeration in ``int | Auto``."""
+    others = typing.get_args(hint)[1:] if isinstance(hint, types.UnionType) else ()
+    return next((kind for kind in others if issubclass(kind, enum.Enum)), None)
+
+
 def _resolve(hint: Any) -> tuple[Any, bool, bool]:
-    """Take ``X | None`` and ``tuple[X, ...]`` apart: X, whether it is a list, whether it may be absent."""
+    """Take ``X | None``, ``X | Words`` and ``tuple[X, ...]`` apart: X, whether it is a list, whether it may
+    be absent."""
     arguments = typing.get_args(hint)
-    if type(None) in arguments:
-        return arguments[0], False, True
+    if isinstance(hint, types.UnionType):
+        return arguments[0], False, type(None) in arguments
     if typing.get_origin(hint) is tuple:
         return arguments[0], True, False
-    if arguments and not isinstance(hint, types.UnionType):  # Mapping[str, UpstreamConfig]
+    if arguments:  # Mapping[str, UpstreamConfig]
         return arguments[1], False, False
     return hint, False, False
 

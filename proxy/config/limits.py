@@ -288,7 +288,7 @@ class TimeoutsConfig:
         25.0,
         unit="s",
         minimum=0,
-        doc="At stop: running exchanges may end; the rest is cut.",
+        doc="At stop and after a reload: running exchanges may end; the rest is cut.",
         why="Kubernetes kills at 30, the shipped systemd unit at 35.",
     )
     drain_delay: float = key(
@@ -302,8 +302,16 @@ class TimeoutsConfig:
         5.0,
         unit="s",
         minimum=0,
-        doc="At stop: streams (SSE, WebSocket) may go on this long.",
+        doc="At stop and after a reload: streams (SSE, WebSocket) may go on this long.",
         why="A stream outlasts any drain; its client connects again at once.",
+    )
+    drain_idle: float = key(
+        10.0,
+        unit="s",
+        minimum=0,
+        doc="After a reload: an idle connection of before may wait this long for its next request, which is "
+        "answered with Connection: close. At stop idle connections are closed at once.",
+        why="A close races the request that is on its way; busy SDKs and balancers send one within seconds.",
     )
     dns_refresh: float = key(
         15.0,

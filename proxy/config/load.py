@@ -66,15 +66,19 @@ def load_config(
     toml_path: str | None = None,
     environ: Mapping[str, str] = _NOTHING,
     flags: Mapping[str, Any] = _NOTHING,
+    *,
+    toml: bytes | None = None,
 ) -> Loaded:
     """Read a configuration from a TOML file, environment variables and flags, each stronger than the last.
 
     ``environ`` is a whole environment; variables that concern nobody here are ignored. ``flags`` are by
-    dotted key (``timeouts.head``), their values text or typed. Raises ``ConfigError``.
+    dotted key (``timeouts.head``), their values text or typed. ``toml`` is what ``fetch_file`` has read from
+    the file already. Raises ``ConfigError``.
     """
     file = Reading()
     if toml_path is not None:
-        file.take_mapping(_read_file(toml_path), printable(toml_path))
+        data = fetch_file(toml_path) if toml is None else toml
+        file.take_mapping(_parse(data, toml_path), printable(toml_path))
     posthog, own, flag = Reading(), Reading(), Reading()
     warnings = environment.read_posthog(environ, posthog)
     for path, value in flags.items():
@@ -93,8 +97,9 @@ def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loa
     return Loaded(config, tuple(advice(config)))
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    """Read and parse a TOML file; every failure is a ``ConfigError``, syntax errors with their line."""
+def fetch_file(path: str) -> bytes:
+    """Read a file, unparsed. Raises ``ConfigError`` if it cannot be read or is larger than any that is
+    meant."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -102,6 +107,11 @@ def _read_file(path: str) -> dict[str, Any]:
         raise _unusable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_FILE_BYTES:
         raise _unusable(path, f"is larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _parse(data: bytes, path: str) -> dict[str, Any]:
+    """Parse TOML; every failure is a ``ConfigError``, syntax errors with their line."""
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:

@@ -230,7 +230,9 @@ def _member(key: Key, value: str) -> Any:
         raise NotationError(f"must be {key.allowed_one}") from None
 
 
-def _number(key: Key, value: object, textual: bool) -> int | float:
+def _number(key: Key, value: object, textual: bool) -> Any:
+    if key.words is not None and isinstance(value, str) and value in {word.value for word in key.words}:
+        return key.words(value)
     number = _number_of_text(key, value, textual) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int if key.kind is int else int | float):
         raise NotationError(f"must be {key.allowed_one}")
@@ -244,8 +246,12 @@ def _number_of_text(key: Key, text: str, textual: bool) -> int | float:
     if key.unit in ("bytes", "s") and (textual or not text[-1:].isdigit()):
         return notation.size(text) if key.unit == "bytes" else notation.duration(text)
     if not textual:
-        raise NotationError(f"must be {key.allowed_one}, without quotes")
-    return notation.whole(text) if key.kind is int else notation.fraction(text)
+        quotes = ", without quotes" if key.words is None else "; the number without quotes"
+        raise NotationError(f"must be {key.allowed_one}{quotes}")
+    try:
+        return notation.whole(text) if key.kind is int else notation.fraction(text)
+    except NotationError:
+        raise NotationError(f"must be {key.allowed_one}") from None
 
 
 def _inline_toml(text: str) -> object:

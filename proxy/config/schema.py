@@ -17,6 +17,7 @@ from proxy.config.declaration import KIB, MIB, key
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
+    Auto,
     ChainMode,
     HostPolicy,
     IPNetwork,
@@ -33,6 +34,7 @@ __all__ = [
     "KIB",
     "MIB",
     "AccessConfig",
+    "Auto",
     "ChainMode",
     "Config",
     "ForwardingConfig",
@@ -212,12 +214,13 @@ class Config:
         doc="Take the short way for ordinary requests on SDK endpoints; off only to compare.",
         why="It sends the same bytes for a third of the work.",
     )
-    workers: int = key(
+    workers: int | Auto = key(
         1,
         unit="processes",
         minimum=1,
         maximum=256,
-        doc="Worker processes.",
+        doc="Worker processes; `auto`: as many as there are CPUs that this process may use (its affinity; a "
+        "container's CPU quota is not seen). Limits, pools and breakers are each worker's own.",
         why="One process saturates a core; more than the machine's cores gain nothing.",
     )
     upstreams: Mapping[str, UpstreamConfig] = key(

@@ -60,6 +60,12 @@ class UpstreamUrl:
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
+class Auto(enum.Enum):
+    """Stands in place of a number that the machine knows better."""
+
+    AUTO = "auto"
+
+
 class HostPolicy(enum.Enum):
     """Which Host an upstream is sent: the client's, exactly as received, or the upstream's own name
     (PostHog Cloud answers 401 or 502 to any other)."""

@@ -72,6 +72,7 @@ def test_find(path: str, found: str | None) -> None:
         ("timeouts.dns_refresh", "a time from 1s to 5m"),
         ("limits.connections", "a whole number of connections from 1 to 1,000,000"),
         ("pool.retry_share", "a number from 0 to 1"),
+        ("workers", "a whole number of processes from 1 to 256, or `auto`"),
         ("upstream", "`http://host[:port]`, `https://host[:port]` or `unix:/path`"),
         ("listen", "a list (each `HOST:PORT` or `unix:/path`), or one text with commas"),
         ("log.access", "`stdout`, `stderr`, `off` or a file's path"),

@@ -9,6 +9,7 @@ import pytest
 
 from proxy.config.reading import MAX_ENTRIES, MAX_GUESSES, MAX_ROUTES, Reading
 from proxy.config.schema import (
+    Auto,
     ChainMode,
     LogLevel,
     RouteConfig,
@@ -71,6 +72,7 @@ def test_a_whole_file() -> None:
     [
         ("trust.all", True, True),
         ("workers", 4, 4),
+        ("workers", "auto", Auto.AUTO),
         ("limits.head_bytes", 4096, 4096),
         ("limits.head_bytes", "4KiB", 4096),
         ("timeouts.head", 5, 5.0),
@@ -99,6 +101,7 @@ def test_typed_values(path: str, value: object, typed: object) -> None:
     [
         ("trust.all", "yes", True),
         ("workers", " 4 ", 4),
+        ("workers", " auto ", Auto.AUTO),
         ("limits.head_bytes", "4096", 4096),
         ("timeouts.head", "5", 5.0),
         ("pool.retry_share", "0.5", 0.5),
@@ -164,7 +167,8 @@ def test_a_wrong_value_names_key_value_and_what_is_allowed(path: str, value: obj
     ("path", "text", "said"),
     [
         ("trust.all", "maybe", "must be true or false"),
-        ("workers", "four", "must be a whole number"),
+        ("workers", "four", "must be a whole number of processes from 1 to 256, or `auto`"),
+        ("workers", "AUTO", "or `auto`"),
         ("pool.retry_share", "half", "must be a number"),
         ("timeouts.head", "soon", "must be a number of seconds"),
         ("routes", "/s*", "must be written as in the file"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.errors import ConfigError, Failure, Problem, ProxyError, Resend, Source, Violation
+from proxy.errors import ConfigError, Failure, Problem, ProxyError, Resend, Source, Violation, described
 
 
 def test_a_configuration_problem_names_key_value_cure_and_place() -> None:
@@ -21,3 +21,11 @@ def test_a_violation_and_a_failure_carry_what_is_answered() -> None:
     assert failure.resend is Resend.NEVER
     assert failure.retry_after is None
     assert str(failure) == "upstream late (504): no answer"
+
+
+def test_what_hindered_a_start_is_one_line() -> None:
+    problem = Problem("workers", "0", "at least 1")
+    assert described(ConfigError(problem, problem)) == "workers = 0: at least 1; workers = 0: at least 1"
+    assert described(OSError(2, "No such file", "/a/b")) == "/a/b: No such file"
+    assert described(OSError(98, "cannot listen")) == "cannot listen"
+    assert described(OSError("any text")) == "any text"
