@@ -292,6 +292,14 @@ def encode_text(record: AccessRecord) -> bytes:
 # --- the error log --------------------------------------------------------------------------------
 
 
+def is_kept(level: LogLevel, least: LogLevel) -> bool:
+    """Return whether an error log that begins at ``least`` keeps a line of ``level``."""
+    return _SEVERITY[level] >= _SEVERITY[least]
+
+
+_SEVERITY = {level: rank for rank, level in enumerate(LogLevel)}
+
+
 def error_line(
     level: LogLevel, event: str, wall: float, form: LogFormat = LogFormat.JSON, /, **fields: object
 ) -> bytes:
@@ -440,6 +448,11 @@ class FileSink:
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
+
+    @property
+    def place(self) -> int:
+        """The number of the inode that is written to: the same for everyone who writes there."""
+        return os.fstat(self._descriptor).st_ino
 
     def close(self) -> None:
         """Close the file; idempotent. Standard streams stay open."""

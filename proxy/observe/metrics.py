@@ -6,12 +6,24 @@ them, so nothing is locked. Labels are bounded (`Tally`), and never a path, a ho
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Labels: TypeAlias = tuple[str, ...]
+
+Snapshot: TypeAlias = dict[str, int | dict[str, int]]
+"""Every counter by its exported name; tallies as counts by label set."""
+
+PREFIX = "posthog_proxy_"
+
+GAUGES = frozenset({f"{PREFIX}open_connections", f"{PREFIX}requests_in_flight"})
+"""What is now, not what has been: it ends with the process that it was counted in."""
+
+MAX_SUMMED_LABELS = 4096
+"""Different label sets of one tally in a sum of snapshots; later ones are counted under ``OTHER``."""
 
 MAX_LABELS = 256
 """Different label values of one counter; whatever comes later is counted under ``OTHER``."""
@@ -103,8 +115,8 @@ class Counters:
         for word in words:
             self.dropped_headers.add(word)
 
-    def snapshot(self) -> dict[str, int | dict[str, int]]:
-        """Return every counter under its exported name; tallies as counts by label set."""
+    def snapshot(self) -> Snapshot:
+        """Return every counter under its exported name."""
         values: dict[str, int | Tally] = {
             "connections_total": self.connections_total,
             "open_connections": self.open_connections,
@@ -121,6 +133,36 @@ class Counters:
             "upstream_failures_total": self.failures,
         }
         return {
-            f"posthog_proxy_{name}": value.snapshot() if isinstance(value, Tally) else value
+            f"{PREFIX}{name}": value.snapshot() if isinstance(value, Tally) else value
             for name, value in values.items()
         }
+
+
+_LABEL_VALUE = re.compile(r'="(?:[^"\\]|\\.)*"')
+
+
+def add_snapshot(total: Snapshot, snapshot: Snapshot, *, ended: bool = False) -> None:
+    """Add one process's counters to a sum. ``ended``: the process is gone, and its gauges with it.
+
+    Memory: at most ``MAX_SUMMED_LABELS + 1`` label sets of each tally.
+    """
+    for name, value in snapshot.items():
+        if isinstance(value, int):
+            if not (ended and name in GAUGES):
+                total[name] = _number(total.get(name, 0)) + value
+            continue
+        tally = total.setdefault(name, {})
+        if isinstance(tally, dict):
+            for labels, count in value.items():
+                if labels not in tally and len(tally) >= MAX_SUMMED_LABELS:
+                    labels = _LABEL_VALUE.sub(f'="{OTHER}"', labels)
+                tally[labels] = tally.get(labels, 0) + count
+
+
+def _number(value: int | dict[str, int]) -> int:
+    return sum(value.values()) if isinstance(value, dict) else value
+
+
+def flattened(snapshot: Snapshot) -> dict[str, int]:
+    """Return every counter as one number, tallies added up, without the common prefix: for a log line."""
+    return {name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items()}

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.observe.log import NoSink, file_sink
+from proxy.observe.turns import SharedSink
 
 if TYPE_CHECKING:
-    from proxy.observe.log import FileSink, NoSink
+    from proxy.config.schema import LogConfig
+    from proxy.observe.turns import Turns
 
 QUEUED = 16
+
+
+class ClosableSink(Protocol):
+    """Takes whole lines; raises ``OSError`` if it could not write all of them."""
+
+    def __call__(self, data: bytes, /) -> None: ...
+
+    def close(self) -> None:
+        """Give back what was opened."""
 
 
 class LogWriter:
@@ -23,7 +36,7 @@ class LogWriter:
     full disk, a reader that is gone): logging goes on with the next one.
     """
 
-    def __init__(self, sink: FileSink | NoSink) -> None:
+    def __init__(self, sink: ClosableSink) -> None:
         self._sink = sink
         self._batches: queue.Queue[bytes | None] = queue.Queue(QUEUED)
         self.dropped = 0
@@ -54,3 +67,29 @@ class LogWriter:
             except OSError:
                 self.lost += 1
         self._sink.close()
+
+
+def log_writer(where: str, turns: Turns) -> LogWriter:
+    """Return the writer of what `log.access` or `log.errors` names; others may write there too.
+
+    Raises ``OSError`` if it cannot be opened.
+    """
+    sink = file_sink(where)
+    return LogWriter(sink if isinstance(sink, NoSink) else SharedSink(sink, turns))
+
+
+class Logs:
+    """The access log and the error log of one configuration. Raises ``OSError`` if one cannot be opened."""
+
+    def __init__(self, config: LogConfig, turns: Turns) -> None:
+        self.access = log_writer(config.access, turns)
+        try:
+            self.errors = log_writer(config.errors, turns)
+        except BaseException:
+            self.access.close()
+            raise
+
+    def close(self) -> None:
+        """Write what is queued and close both; see ``LogWriter.close``."""
+        self.access.close()
+        self.errors.close()

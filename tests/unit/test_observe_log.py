@@ -24,6 +24,7 @@ from proxy.observe.log import (
     encode_text,
     error_line,
     file_sink,
+    is_kept,
     logged_path,
     masked,
     sdk_of,
@@ -393,6 +394,13 @@ class TestFileSink:
         assert path.read_bytes() == b"one\ntwo\n"
         assert path.stat().st_mode & 0o137 == 0
 
+    def test_whoever_writes_to_the_same_place_names_the_same_place(self, tmp_path: Path) -> None:
+        one, two, other = (file_sink(str(tmp_path / name)) for name in ("a.log", "a.log", "b.log"))
+        places = [sink.place for sink in (one, two, other) if isinstance(sink, FileSink)]
+        assert places[0] == places[1] == (tmp_path / "a.log").stat().st_ino != places[2]
+        for sink in (one, two, other):
+            sink.close()
+
     def test_a_file_that_cannot_be_opened(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             file_sink(str(tmp_path / "no" / "access.log"))
@@ -438,3 +446,16 @@ class TestFileSink:
         log.flush()
         assert log.lost == 1
         sink.close()
+
+
+@pytest.mark.parametrize(
+    ("level", "least", "kept"),
+    [
+        ("debug", "info", False),
+        ("info", "info", True),
+        ("error", "warning", True),
+        ("warning", "error", False),
+    ],
+)
+def test_the_error_log_keeps_a_level_and_what_is_above(level: str, least: str, *, kept: bool) -> None:
+    assert is_kept(LogLevel(level), LogLevel(least)) is kept

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from proxy.observe.metrics import MAX_LABELS, OTHER, Counters, Tally
+from proxy.observe.metrics import (
+    GAUGES,
+    MAX_LABELS,
+    MAX_SUMMED_LABELS,
+    OTHER,
+    Counters,
+    Snapshot,
+    Tally,
+    add_snapshot,
+    flattened,
+)
 
 
 class TestTally:
@@ -83,3 +93,47 @@ class TestCounters:
         counters.reject("x")
         assert before["posthog_proxy_connections_total"] == 0
         assert before["posthog_proxy_rejected_total"] == {}
+
+
+class TestSums:
+    def test_counters_of_processes_are_added_up(self) -> None:
+        total: Snapshot = {}
+        add_snapshot(total, {"a": 1, "t": {'x="1"': 2}})
+        add_snapshot(total, {"a": 3, "b": 4, "t": {'x="1"': 5, 'x="2"': 6}})
+        assert total == {"a": 4, "b": 4, "t": {'x="1"': 7, 'x="2"': 6}}
+
+    def test_a_sum_does_not_share_what_it_adds(self) -> None:
+        total: Snapshot = {}
+        first: Snapshot = {"t": {'x="1"': 2}}
+        add_snapshot(total, first)
+        add_snapshot(total, first)
+        assert first == {"t": {'x="1"': 2}}
+
+    def test_gauges_end_with_their_process(self) -> None:
+        total: Snapshot = {}
+        counters = Counters()
+        counters.open_connections = counters.requests_in_flight = counters.connections_total = 5
+        assert counters.snapshot().keys() >= GAUGES
+        add_snapshot(total, counters.snapshot(), ended=True)
+        assert total["posthog_proxy_connections_total"] == 5
+        assert not total.keys() & GAUGES
+
+    def test_label_sets_are_bounded_and_none_is_lost(self) -> None:
+        total: Snapshot = {}
+        for worker in range(3):
+            labels = {f'a="{worker}\\"",b="{number}"': 1 for number in range(MAX_SUMMED_LABELS)}
+            add_snapshot(total, {"t": labels})
+        tally = total["t"]
+        assert isinstance(tally, dict)
+        assert len(tally) == MAX_SUMMED_LABELS + 1
+        assert tally['a="other",b="other"'] == 2 * MAX_SUMMED_LABELS
+
+    def test_one_number_for_each(self) -> None:
+        counters = Counters()
+        counters.connections_total = 3
+        counters.reject("a")
+        counters.reject("b")
+        flat = flattened(counters.snapshot())
+        assert flat["connections_total"] == 3
+        assert flat["rejected_total"] == 2
+        assert flat["requests_total"] == 0

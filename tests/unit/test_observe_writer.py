@@ -6,8 +6,12 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
+from proxy.config.schema import LogConfig
 from proxy.observe.log import NoSink, file_sink
-from proxy.observe.writer import QUEUED, LogWriter
+from proxy.observe.turns import Turns
+from proxy.observe.writer import QUEUED, Logs, LogWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +66,20 @@ def test_a_reader_that_is_gone_is_survived() -> None:
     writer.close()
     assert writer.lost == 0
     os.close(write)
+
+
+def test_both_logs_are_opened_and_closed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    logs = Logs(LogConfig(access=str(path), errors=str(path)), Turns())
+    logs.access(b"a\n" * 10)
+    logs.errors(b"b\n" * 10)
+    logs.close()
+    assert sorted(path.read_bytes().split()) == [b"a"] * 10 + [b"b"] * 10
+    Logs(LogConfig(access="off", errors="off"), Turns()).close()
+
+
+def test_a_log_that_cannot_be_opened_leaves_the_other_closed(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(FileNotFoundError):
+        Logs(LogConfig(access=str(tmp_path / "log"), errors=str(tmp_path / "none" / "log")), Turns())
+    assert threading.active_count() == threads
