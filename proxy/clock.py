@@ -8,12 +8,12 @@ they turn by hand, so no test waits.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 SWEEP_INTERVAL = 0.25
@@ -104,6 +104,8 @@ class Deadlines:
 
     async def sleep(self, until: float) -> None:
         """Return at the first sweep after the moment ``until``."""
+        import asyncio  # not above: the parent of the workers has a clock, but no event loop
+
         never_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with contextlib.suppress(_Elapsed):
             await self.wait(never_done, until, _Elapsed)

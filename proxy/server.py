@@ -17,6 +17,8 @@ import asyncio
 import random
 import resource
 import sys
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
@@ -32,7 +34,7 @@ from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -49,9 +51,13 @@ class Proxy:
     """A running reverse proxy in the current event loop.
 
     :param config: what to do; never changes while running.
+    :param listeners: sockets that are bound already, instead of the configuration's addresses; the proxy
+        closes them when it stops.
     :param clock: time; replaced in tests.
     :param access_sink: gets finished access-log lines in batches (``None``: no access log).
     :param error_sink: the same for the error log.
+    :param counters: what to count in, to go on where another proxy of this process ended.
+    :param error_fields: what every line of the error log says besides.
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
     """
 
@@ -59,12 +65,15 @@ class Proxy:
         self,
         config: Config,
         *,
+        listeners: Iterable[Listener] | None = None,
         clock: Clock | None = None,
         access_sink: Callable[[bytes], None] | None = None,
         error_sink: Callable[[bytes], None] | None = None,
+        counters: Counters | None = None,
+        error_fields: Mapping[str, object] | None = None,
     ) -> None:
         self.config = config
-        self.counters = Counters()
+        self.counters = counters or Counters()
         clock = clock or Clock()
         self._deadlines = Deadlines(clock)
         form = config.log.format
@@ -88,12 +97,14 @@ class Proxy:
             on_closed=self._connection_closed,
             connection_limit=min(config.limits.connections, _descriptor_limit()),
             jitter=lambda: self._random.uniform(0.9, 1.1),
+            error_fields=error_fields or {},
         )
         if config.fast_path:
             self._runtime.fast = FastPath(self._runtime)
-        self._listeners: list[Listener] = []
+        self._given = listeners is not None
+        self._listeners: list[Listener] = list(listeners or ())
         self._addresses: tuple[ListenAddress, ...] = ()
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[Listener, asyncio.Server] = {}
         self._emptied: set[asyncio.Future[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
         self._accepting = False
@@ -115,14 +126,15 @@ class Proxy:
         await self.close()
 
     async def start(self) -> None:
-        """Bind every address and accept."""
-        try:
-            for address in self.config.listen:
-                self._listeners += bind(address, backlog=self.config.limits.backlog)
-        except OSError:
-            self._close_listeners()
-            self._error_log.flush()
-            raise
+        """Bind every address, unless listeners were given, and accept."""
+        if not self._given:
+            try:
+                for address in self.config.listen:
+                    self._listeners += bind(address, backlog=self.config.limits.backlog)
+            except OSError:
+                self._close_listeners()
+                self._error_log.flush()
+                raise
         self._addresses = tuple(listener.address for listener in self._listeners)
         self._tick()
         for pool in self._pools.values():
@@ -139,27 +151,37 @@ class Proxy:
         """The client connections that are open now."""
         return frozenset(self._runtime.connections)
 
-    async def drain(self, seconds: float | None = None) -> None:
+    async def drain(self, seconds: float | None = None, *, handover: bool = False) -> None:
         """Stop gently: no new connections, idle ones closed, running exchanges may end.
 
         Streams (SSE, WebSocket) are ended after `timeouts.drain_streams`, the rest after ``seconds``
         (default: `timeouts.drain`). Returns when no connection is left; call ``close`` afterwards.
+
+        :param handover: others accept on the same sockets already. The listeners stay open, for whoever
+            gave them, and idle connections may wait `timeouts.drain_idle` for one more request.
+
+        Called again while it runs (after a handover, to stop now), both calls do their part.
         """
         timeouts = self.config.timeouts
-        runtime = self._runtime
-        runtime.draining = True
-        if timeouts.drain_delay:
+        self._runtime.draining = True
+        if timeouts.drain_delay and self._listeners and not handover:
             # Answers say `Connection: close` meanwhile, so that a balancer in front notices.
             await self._deadlines.sleep(self._now() + timeouts.drain_delay)
         self._stop_accepting()
+        if handover:
+            self._listeners.clear()
         self._close_listeners()
-        for connection in list(runtime.connections):
-            connection.retire()
-        end = self._now() + (timeouts.drain if seconds is None else seconds)
-        if not await self._wait_empty(min(end, self._now() + timeouts.drain_streams)):
-            self._cut(streams_only=True)
-        if not await self._wait_empty(end):
-            self._cut(streams_only=False)
+        now = self._now()
+        end = now + (timeouts.drain if seconds is None else seconds)
+        steps: list[tuple[float, Callable[[], None]]] = [
+            (now + timeouts.drain_idle if handover else now, self._retire),
+            (now + timeouts.drain_streams, partial(self._cut, streams_only=True)),
+            (end, partial(self._cut, streams_only=False)),
+        ]
+        for moment, step in sorted(steps, key=itemgetter(0)):
+            if await self._wait_empty(min(moment, end)):
+                break
+            step()
 
     async def close(self) -> None:
         """Stop at once: what still runs is cut. Everything is released when it returns."""
@@ -185,12 +207,26 @@ class Proxy:
 
     # Accepting.
 
+    async def listen_on(self, listeners: Iterable[Listener]) -> None:
+        """Accept on exactly these sockets from now on. The others are no longer this proxy's; they stay
+        open, and what waits on them waits."""
+        if self._resuming is not None:
+            await self._resuming
+        self._listeners = list(listeners)
+        self._addresses = tuple(listener.address for listener in self._listeners)
+        for gone in self._servers.keys() - set(self._listeners):
+            self._servers.pop(gone).close()
+        if self._accepting:
+            await self._accept()
+
     async def _accept(self) -> None:
         """Serve the bound sockets. Each server works on a duplicate, so that accepting can stop at the
         connection limit and begin again while the kernel keeps the waiting connections."""
         loop = asyncio.get_running_loop()
         self._accepting = True
         for listener in self._listeners:
+            if listener in self._servers:
+                continue
             factory, backlog = self._factory(str(listener.address)), self.config.limits.backlog
             duplicate = listener.socket.dup()
             if isinstance(listener.address, UnixAddress):
@@ -199,7 +235,10 @@ class Proxy:
                 )
             else:
                 server = await loop.create_server(factory, sock=duplicate, backlog=backlog)
-            self._servers.append(server)
+            self._servers[listener] = server
+            if not self._accepting:  # stopped meanwhile
+                self._stop_accepting()
+                return
 
     def _factory(self, listener: str) -> Callable[[], Connection]:
         def connection() -> Connection:
@@ -226,7 +265,7 @@ class Proxy:
 
     def _stop_accepting(self) -> None:
         self._accepting = False
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
         self._servers.clear()
 
@@ -250,6 +289,8 @@ class Proxy:
         """Wait until no connection is left; false when ``due`` came first."""
         if not self._runtime.connections:
             return True
+        if due <= self._now():
+            return False
         waiter = asyncio.get_running_loop().create_future()
         self._emptied.add(waiter)
         try:
@@ -259,6 +300,11 @@ class Proxy:
         finally:
             self._emptied.discard(waiter)
         return True
+
+    def _retire(self) -> None:
+        self._runtime.retiring = True
+        for connection in list(self._runtime.connections):
+            connection.retire()
 
     def _cut(self, *, streams_only: bool) -> None:
         failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")

@@ -14,10 +14,15 @@ import errno
 import os
 import socket
 import stat
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from proxy.config.schema import ListenAddress, TcpAddress, UnixAddress
 from proxy.net.options import tune
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 UNIX_MODE = 0o660
 """Permissions of a Unix socket's file: owner and group connect (nginx's would be open to all)."""
@@ -43,7 +48,9 @@ class Listener:
                     os.unlink(self.address.path)
 
 
-def bind(address: ListenAddress, *, backlog: int, reuse_port: bool = False) -> list[Listener]:
+def bind(
+    address: ListenAddress, *, backlog: int, reuse_port: bool = False, listen: bool = True
+) -> list[Listener]:
     """Bind ``address`` and listen there.
 
     A host name (``localhost``) is bound at every address of the machine that it stands for, all with one
@@ -51,19 +58,36 @@ def bind(address: ListenAddress, *, backlog: int, reuse_port: bool = False) -> l
 
     :param backlog: connections that the kernel queues for accept.
     :param reuse_port: let several sockets share the port (SO_REUSEPORT), one for each worker.
+    :param listen: false: only bind a TCP address. The kernel gives the socket no connection until
+        somebody listens on it.
     :raises OSError: with the address in its message; nothing stays bound.
     """
-    try:
+    with _naming(address):
         if isinstance(address, UnixAddress):
             return [_listen_unix(address, backlog)]
-        return _listen_tcp(address, backlog, reuse_port)
+        return _bind_tcp(address, backlog if listen else None, reuse_port)
+
+
+def refuse_taken(address: TcpAddress) -> None:
+    """Raise ``OSError`` if somebody listens at ``address``: a bind that shares the port would not tell, and
+    the kernel would give each of the two servers a part of the connections."""
+    with _naming(address):
+        for listener in _bind_tcp(address, None, reuse_port=False):
+            listener.close()
+
+
+@contextmanager
+def _naming(address: ListenAddress) -> Iterator[None]:
+    """Give errors the address in their text."""
+    try:
+        yield
     except OSError as error:
         # Negative numbers are getaddrinfo's own.
         number = error.errno if error.errno is not None and error.errno > 0 else errno.EADDRNOTAVAIL
         raise OSError(number, f"cannot listen on {address}: {error.strerror or error}") from error
 
 
-def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> list[Listener]:
+def _bind_tcp(address: TcpAddress, backlog: int | None, reuse_port: bool) -> list[Listener]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[Listener] = []
     absent: OSError | None = None
@@ -91,7 +115,7 @@ def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> list[Lis
 
 
 def _bound(
-    family: socket.AddressFamily, sockaddr: tuple[object, ...], backlog: int, reuse_port: bool
+    family: socket.AddressFamily, sockaddr: tuple[object, ...], backlog: int | None, reuse_port: bool
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -104,7 +128,8 @@ def _bound(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         tune(sock)
         sock.bind(sockaddr)
-        sock.listen(backlog)
+        if backlog is not None:
+            sock.listen(backlog)
     except BaseException:
         sock.close()
         raise

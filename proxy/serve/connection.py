@@ -106,10 +106,9 @@ class Connection(Stream):
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
         now = runtime.clock.monotonic()
-        timeouts = runtime.config.timeouts
-        self._expires = now + timeouts.keep_alive_age * runtime.jitter()
+        self._expires = now + runtime.config.timeouts.keep_alive_age * runtime.jitter()
         self.idle_since = now
-        self.due = now + timeouts.keep_alive
+        self.due = runtime.idle_until(now)
         runtime.deadlines.watch(self)
         if len(runtime.connections) > runtime.connection_limit:
             # Accepted in one burst with the last one that there was a place for.
@@ -278,7 +277,8 @@ class Connection(Stream):
             return
         self.state = State.IDLE
         self.idle_since = now
-        self.due = now + self._keep_alive
+        # `idle_until` without the call.
+        self.due = now if self.runtime.retiring else now + self._keep_alive
 
     def _refuse(self, violation: Violation) -> None:
         """Answer a head that the gate did not take, and end the connection."""
@@ -359,7 +359,7 @@ class Connection(Stream):
         now = self.runtime.clock.monotonic()
         self.state = State.IDLE
         self.idle_since = now
-        self.due = now + self.runtime.config.timeouts.keep_alive
+        self.due = self.runtime.idle_until(now)
         self.resume()
         if self.received:
             # A pipelined request is here already; not from within the finished exchange's stack.

@@ -8,15 +8,14 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from proxy.config.schema import LogLevel
-from proxy.observe.log import error_line
+from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.clock import Clock, Deadlines
-    from proxy.config.schema import Config
+    from proxy.config.schema import Config, LogLevel
     from proxy.message import IPAddress
     from proxy.net.pool import UpstreamPool
     from proxy.observe.log import BatchedLog
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from proxy.rules.decide import Tables
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
-
-
-_SEVERITY = {level: rank for rank, level in enumerate(LogLevel)}
 
 
 def request_ids() -> Callable[[], str]:
@@ -62,17 +58,27 @@ class Runtime:
     connection_limit: int
     request_id: Callable[[], str] = field(default_factory=request_ids)
     jitter: Callable[[], float] = field(default=lambda: 1.0)
+    error_fields: Mapping[str, object] = field(default_factory=dict)
+    """What every line of the error log says besides, such as the worker's number."""
     draining: bool = False
+    """Answers end their connections."""
+    retiring: bool = False
+    """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
     connections: set[Connection] = field(default_factory=set)
     clients: dict[IPAddress, int] = field(default_factory=dict)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
-        if _SEVERITY[level] >= _SEVERITY[self.config.log.level]:
+        if is_kept(level, self.config.log.level):
+            fields = {**self.error_fields, **fields}
             self.error_log.write(
                 error_line(level, event, self.clock.wall(), self.config.log.format, **fields)
             )
+
+    def idle_until(self, now: float) -> float:
+        """Return the moment at which a connection that is idle from now on is closed."""
+        return now if self.retiring else now + self.config.timeouts.keep_alive
 
     def admit_client(self, ip: IPAddress | None) -> bool:
         """Count one more connection of an untrusted client's network; false: it has too many."""

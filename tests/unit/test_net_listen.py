@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.config.schema import TcpAddress, UnixAddress
-from proxy.net.listen import bind
+from proxy.net.listen import bind, refuse_taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,6 +105,23 @@ class TestTcp:
         assert first.address == second.address
         with pytest.raises(OSError, match="already in use"):
             bind(first.address, backlog=16)
+
+    def test_bound_without_listening(self) -> None:
+        (listener,) = bind(TcpAddress("127.0.0.1", 0), backlog=16, listen=False)
+        where = (listener.address.host, listener.address.port)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(where)
+        listener.socket.listen(16)
+        socket.create_connection(where).close()
+        listener.close()
+
+    def test_whether_somebody_listens(self, bound: Binder) -> None:
+        (listener,) = bound(TcpAddress("127.0.0.1", 0), reuse_port=True)
+        with pytest.raises(OSError, match=f"cannot listen on {listener.address}: Address already"):
+            refuse_taken(listener.address)
+        listener.close()
+        refuse_taken(listener.address)
+        refuse_taken(listener.address)
 
     def test_bound_again_while_old_connections_linger(self) -> None:
         (listener,) = bind(TcpAddress("127.0.0.1", 0), backlog=16)

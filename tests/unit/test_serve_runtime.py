@@ -90,3 +90,19 @@ def test_the_error_log_keeps_its_level() -> None:
     assert b'"event":"large"' in errors
     assert b"small" not in errors
     assert shared.jitter() == 1.0
+
+
+def test_the_error_log_says_whose_it_is() -> None:
+    errors = bytearray()
+    shared = runtime(errors)
+    shared.error_fields = {"worker": 2}
+    shared.error(LogLevel.INFO, "any", size=3)
+    shared.error_log.flush()
+    assert errors.endswith(b'"event":"any","worker":2,"size":3}\n')
+
+
+def test_idle_connections_stay_until_the_proxy_retires_them() -> None:
+    shared = runtime(timeouts={"keep_alive": 60})
+    assert shared.idle_until(5.0) == 65.0
+    shared.retiring = True
+    assert shared.idle_until(5.0) == 5.0

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
 import proxy
 from proxy.config.load import config_from
-from tests.support.play import Play
+from proxy.config.schema import LogLevel, TcpAddress
+from proxy.net.listen import bind
+from proxy.observe.metrics import Counters
+from tests.support.play import Actor, Play
+from tests.support.turning import turns, until
 from tests.unit.test_serve_exchange import EVENT, GET, OK, handshake
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from proxy.net.listen import Listener
 
 
 async def test_addresses_are_the_real_ones_and_several_proxies_live_in_one_loop() -> None:
@@ -147,3 +158,142 @@ async def test_at_the_limit_with_none_idle_accepting_stops_and_begins_again() ->
         await upstream.hear_head()
         upstream.say(OK)
         await waiting.hear(OK)
+
+
+# On sockets of others.
+
+
+@asynccontextmanager
+async def taking_over(play: Play) -> AsyncIterator[tuple[proxy.Proxy, proxy.Proxy, Listener]]:
+    """Two proxies for one listener; the first one serves."""
+    (listener,) = bind(TcpAddress("127.0.0.1", 0), backlog=16)
+    config, counters = play.proxy.config, Counters()
+    one = proxy.Proxy(config, listeners=[listener], clock=play.clock, counters=counters)
+    two = proxy.Proxy(config, listeners=(), clock=play.clock, counters=counters)
+    async with one, two:
+        assert one.addresses == (listener.address,)
+        assert two.addresses == ()
+        yield one, two, listener
+
+
+async def connected(listener: Listener, served_by: proxy.Proxy) -> Actor:
+    """Connect, and wait until the proxy has the connection."""
+    before = len(served_by.connections)
+    assert isinstance(listener.address, TcpAddress)
+    client = Actor(*await asyncio.open_connection(listener.address.host, listener.address.port))
+    await until(lambda: len(served_by.connections) > before)
+    return client
+
+
+async def answered(play: Play, client: Actor) -> bytes:
+    """One request and its answer's head."""
+    client.say(GET)
+    upstream = await play.upstream()
+    await upstream.hear_head()
+    upstream.say(OK)
+    return (await client.hear_answer())[1]
+
+
+async def test_listeners_that_were_given_are_served_and_closed() -> None:
+    (listener,) = bind(TcpAddress("127.0.0.1", 0), backlog=16)
+    async with Play() as play:
+        given = proxy.Proxy(play.proxy.config, listeners=[listener])
+        async with given, await connected(listener, given) as client:
+            assert b"200 OK" in await answered(play, client)
+        assert listener.socket.fileno() == -1
+
+
+async def test_a_handover_keeps_the_sockets_and_lets_idle_connections_ask_once_more() -> None:
+    async with Play() as play, taking_over(play) as (one, two, listener):
+        asking, waiting = await connected(listener, one), await connected(listener, one)
+        await two.listen_on([listener])
+        draining = asyncio.create_task(one.drain(handover=True))
+        await asyncio.sleep(0)
+        async with await connected(listener, two) as client:
+            assert b"Connection: close" not in await answered(play, client)
+        assert b"Connection: close" in await answered(play, asking)
+        assert await asking.hear_end() == b""
+        play.clock.now += 9.5
+        one.sweep()
+        assert len(one.connections) == 1
+        play.clock.now += 0.5
+        one.sweep()
+        assert await waiting.hear_end() == b""
+        await draining
+        await one.close()
+        assert two.addresses == (listener.address,)
+        async with await connected(listener, two) as client:
+            assert b"200 OK" in await answered(play, client)
+        assert one.counters is two.counters
+        assert two.counters.connections_total == 4
+        for actor in (asking, waiting):
+            await actor.close()
+
+
+async def test_a_stop_after_a_handover_waits_for_nobody_idle() -> None:
+    async with Play() as play, taking_over(play) as (one, two, listener):
+        idle = await connected(listener, one)
+        await two.listen_on([listener])
+        handing_over = asyncio.create_task(one.drain(handover=True))
+        await asyncio.sleep(0)
+        await one.drain()
+        assert await idle.hear_end() == b""
+        await handing_over
+        await idle.close()
+
+
+async def test_sockets_are_given_and_taken_away_while_it_serves() -> None:
+    async with Play() as play, taking_over(play) as (one, two, listener):
+        await one.listen_on(())
+        await one.listen_on(())
+        waiting = asyncio.create_task(connected(listener, two))
+        await turns()
+        assert not one.connections
+        await two.listen_on([listener])
+        await two.listen_on([listener])
+        async with await waiting as client:
+            assert b"200 OK" in await answered(play, client)
+
+
+async def test_whoever_comes_while_connections_are_closed_is_closed_unless_it_asks() -> None:
+    async with Play(timeouts={"drain_idle": 1}) as play, taking_over(play) as (one, two, listener):
+        busy = await connected(listener, one)
+        busy.say(GET)
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        upstream.say(OK[:-1])  # it has heard a head without `Connection: close`
+        await busy.hear_head()
+        await two.listen_on([listener])
+        draining = asyncio.create_task(one.drain(handover=True))
+        await asyncio.sleep(0)
+        play.clock.now += 1
+        one.sweep()
+        await asyncio.sleep(0)
+        upstream.say(OK[-1:])
+        assert await busy.hear_some(15) == b'{"status":"Ok"}'
+        await until(lambda: all(connection.idle for connection in one.connections))
+        one.sweep()
+        assert await busy.hear_end() == b""
+        await draining
+        await busy.close()
+
+
+async def test_every_line_of_the_error_log_says_whose_it_is() -> None:
+    errors = bytearray()
+    config = config_from({"upstream": "http://127.0.0.1:1"}).config
+    async with proxy.Proxy(config, listeners=(), error_sink=errors.extend, error_fields={"worker": 3}) as p:
+        p.error(LogLevel.INFO, "hello", more=1)
+    assert b'"event":"hello","worker":3,"more":1}' in errors
+
+
+async def test_a_stop_while_it_begins_to_accept() -> None:
+    (listener,) = bind(TcpAddress("127.0.0.1", 0), backlog=16)
+    async with Play() as play:
+        given = proxy.Proxy(play.proxy.config, listeners=[listener])
+        starting = asyncio.create_task(given.start())
+        await asyncio.sleep(0)
+        await given.drain()
+        await starting
+        with pytest.raises(ConnectionRefusedError):
+            await connected(listener, given)
+        await given.close()

@@ -1,0 +1,151 @@
+"""All listening sockets of a configuration, kept over reloads.
+
+A TCP address has one socket for each worker (a *share*): the kernel spreads new connections over the
+sockets that share a port (SO_REUSEPORT, socket(7)). A Unix socket has one, on which all workers accept.
+
+What must not happen is that a connection waits where nobody accepts, or is reset because its socket is
+closed while it waits. So:
+
+- A socket outlives the worker that accepts on it. While a worker is down, another one accepts on its share
+  too (``for_worker``).
+- A reload keeps the sockets of every address that is still listed; those of the others are closed
+  (``close``) when the workers of before accept no more.
+- Where a reload asks for more workers, their sockets are bound at once, but get no connection before
+  ``listen``; the reload may still fail.
+- Where it asks for fewer, no socket is closed: the kernel has given it connections already, some of them
+  half open (it only moves those where net.ipv4.tcp_migrate_req is set). The shares that are left over are
+  divided among the workers, so a worker may have more than its part until the next start.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from proxy.config.schema import TcpAddress, UnixAddress
+from proxy.net.listen import Listener, bind, refuse_taken
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from proxy.config.schema import ListenAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One entry of the configuration's ``listen``: as it was asked for, and its sockets by share (a
+    host name has several in each; a Unix socket has one share)."""
+
+    asked: ListenAddress
+    shares: tuple[tuple[Listener, ...], ...]
+
+
+def owner_of(share: int, workers: Collection[int]) -> int:
+    """Return which of the live ``workers`` accepts on a share: its own worker, else one of the others."""
+    return share if share in workers else sorted(workers)[share % len(workers)]
+
+
+class Listeners:
+    """The sockets of one configuration. Descriptors: one for each share of each address."""
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self.places = tuple(places)
+
+    def __repr__(self) -> str:
+        return f"<Listeners {', '.join(f'{place.asked} x{len(place.shares)}' for place in self.places)}>"
+
+    @classmethod
+    def bind(
+        cls,
+        addresses: Iterable[ListenAddress],
+        *,
+        backlog: int,
+        shares: int = 1,
+        reuse_port: bool = False,
+        kept: Listeners | None = None,
+    ) -> Self:
+        """Bind every address; ``kept`` are the sockets of the configuration before, which are used again.
+
+        :param reuse_port: needed for more than one share.
+        :raises OSError: an address cannot be bound; what was bound here is closed, ``kept`` is untouched.
+        """
+        unclaimed = list(kept.places) if kept is not None else []
+        ours = {listener.address for listener in _listeners(unclaimed)}
+        ports = {address.port for address in ours if isinstance(address, TcpAddress)}
+        places = []
+        with ExitStack() as undo:
+            binder = _Binder(backlog, shares, reuse_port, undo)
+            for asked in addresses:
+                place = next((place for place in unclaimed if place.asked == asked), None)
+                if place is None:
+                    places.append(binder.new(asked, ports))
+                else:
+                    unclaimed.remove(place)
+                    places.append(binder.widened(place, listen=False))
+            undo.pop_all()
+        return cls(places)
+
+    @property
+    def addresses(self) -> tuple[ListenAddress, ...]:
+        """Where they can be reached, in the order of the configuration, port 0 resolved."""
+        return tuple(listener.address for place in self.places for listener in place.shares[0])
+
+    def for_worker(self, number: int, workers: Collection[int]) -> list[Listener]:
+        """Return what worker ``number`` accepts on while ``workers`` are the live ones (itself included)."""
+        return [
+            listener
+            for place in self.places
+            for share, listeners in enumerate(place.shares)
+            if isinstance(place.asked, UnixAddress) or owner_of(share, workers) == number
+            for listener in listeners
+        ]
+
+    def listen(self, backlog: int) -> None:
+        """Let every socket have connections; harmless for one that has."""
+        for listener in _listeners(self.places):
+            listener.socket.listen(backlog)
+
+    def close(self, *, but: Listeners | None = None) -> None:
+        """Close all sockets, or all that are not among those of ``but`` too."""
+        staying = set(_listeners(but.places)) if but is not None else set()
+        for listener in _listeners(self.places):
+            if listener not in staying:
+                listener.close()
+
+
+def _listeners(places: Iterable[Place]) -> list[Listener]:
+    return [listener for place in places for share in place.shares for listener in share]
+
+
+@dataclass(frozen=True, slots=True)
+class _Binder:
+    """Binds sockets; ``undo`` gets their closing."""
+
+    backlog: int
+    shares: int
+    reuse_port: bool
+    undo: ExitStack
+
+    def new(self, asked: ListenAddress, ports: Collection[int]) -> Place:
+        """Bind an address. ``ports``: those of our own sockets, which are not in the way (an address that
+        overlaps one of before)."""
+        if self.reuse_port and isinstance(asked, TcpAddress) and asked.port not in ports:
+            refuse_taken(asked)
+        return self.widened(Place(asked, (self._bind(asked, listen=True),)), listen=True)
+
+    def widened(self, place: Place, *, listen: bool) -> Place:
+        """Add the shares that are missing."""
+        if isinstance(place.asked, UnixAddress):
+            return place
+        added = [
+            tuple(like for first in place.shares[0] for like in self._bind(first.address, listen=listen))
+            for _ in range(len(place.shares), self.shares)
+        ]
+        return Place(place.asked, (*place.shares, *added))
+
+    def _bind(self, address: ListenAddress, *, listen: bool) -> tuple[Listener, ...]:
+        listeners = bind(address, backlog=self.backlog, reuse_port=self.reuse_port, listen=listen)
+        for listener in listeners:
+            self.undo.callback(listener.close)
+        return tuple(listeners)
