@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from proxy.config.load import Loaded
     from proxy.config.schema import Config
+    from proxy.config.sources import Sources
 
 PROGRAM = "posthog-proxy"
 
@@ -33,7 +34,7 @@ _KEY_FLAGS = {
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
-    "workers": ("N", "worker processes"),
+    "workers": ("N|auto", "worker processes; auto: one for each CPU"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
@@ -56,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="store_const", dest="command", const=_version, default=_help(parser)
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    run = commands.add_parser("run", help="serve until SIGTERM or SIGINT, then drain", allow_abbrev=False)
+    run = commands.add_parser(
+        "run", help="serve until SIGTERM or SIGINT, then drain; SIGHUP reloads", allow_abbrev=False
+    )
     _add_configuration_flags(run)
     run.set_defaults(command=_run, parser=run)
     check = commands.add_parser(
@@ -122,13 +125,14 @@ def _demo(arguments: list[str]) -> int:
     return demo(arguments)
 
 
-def _load(options: argparse.Namespace) -> Loaded | None:
+def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     """Read the configuration; print every problem on a line of its own and return ``None`` if it is wrong."""
-    from proxy.config.load import load_config
+    from proxy.config.sources import Sources
     from proxy.errors import ConfigError
 
     try:
-        return load_config(options.config, os.environ, _flags(options))
+        sources = Sources(options.config, _flags(options)).fetch()
+        return sources, sources.load(os.environ)
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -151,9 +155,10 @@ def _flags(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    loaded = _load(options)
-    if loaded is None:
+    read = _load(options)
+    if read is None:
         return 2
+    _, loaded = read
     print("configuration is valid")
     for line in _summary(loaded.config):
         print(line)
@@ -164,6 +169,8 @@ def _check(options: argparse.Namespace) -> int:
 
 def _summary(config: Config) -> list[str]:
     """What an operator wants to see confirmed."""
+    from proxy.workers import worker_count
+
     trust = config.trust
     trusted = [str(network) for network in trust.proxies]
     trusted += ["everybody"] * trust.all + ["Unix sockets"] * trust.unix
@@ -172,20 +179,34 @@ def _summary(config: Config) -> list[str]:
     lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
     lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
-    lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {config.workers}"]
+    lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
 
 
 def _run(options: argparse.Namespace) -> int:
-    loaded = _load(options)
-    if loaded is None:
+    read = _load(options)
+    if read is None:
         return 2
+    sources, loaded = read
     if loaded.config.log.errors != "stderr":  # the error log says them too
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    from proxy.workers import worker_count
+
+    if worker_count(loaded.config) > 1:
+        return _supervise(sources, loaded)
     from proxy.service import serve
 
-    return run_until_stopped(serve(loaded.config, loaded.warnings))
+    def reload() -> Loaded:
+        return sources.fetch().load(os.environ)
+
+    return run_until_stopped(serve(loaded.config, loaded.warnings, reload=reload))
+
+
+def _supervise(sources: Sources, loaded: Loaded) -> int:
+    from proxy.workers.parent import Supervisor
+
+    return _exit_status(lambda: Supervisor(sources, loaded, os.environ).run())
 
 
 def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:
@@ -195,12 +216,21 @@ def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:
     """
     import asyncio
 
-    try:
+    def run() -> int:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(serving)
+
+    return _exit_status(run)
+
+
+def _exit_status(run: Callable[[], int]) -> int:
+    """Run; what the system refuses is a line on standard error and status 1."""
+    from proxy.errors import described
+
+    try:
+        return run()
     except OSError as error:
-        about = f"{error.filename}: " if error.filename else ""
-        print(f"error: {about}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {described(error)}", file=sys.stderr)
         return 1
 
 

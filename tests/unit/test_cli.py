@@ -80,6 +80,11 @@ def test_check_says_who_is_trusted(
     assert f"trusted proxies: {trusted}\n" in capsys.readouterr().out
 
 
+def test_check_says_how_many_workers_auto_means_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", *UPSTREAM, "--workers", "auto"]) == 0
+    assert f"workers: {len(os.sched_getaffinity(0))}\n" in capsys.readouterr().out
+
+
 def test_check_warns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IS_BEHIND_PROXY", "true")
     monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8")
@@ -99,7 +104,10 @@ def test_every_problem_is_a_line(
     assert said.out == ""
     assert said.err.splitlines() == [
         f"error: {file}: trust.proxis = a list of 1: is not a known key (did you mean trust.proxies?)",
-        'error: POSTHOG_PROXY_WORKERS: workers = "none": must be a whole number',
+        (
+            'error: POSTHOG_PROXY_WORKERS: workers = "none": '
+            "must be a whole number of processes from 1 to 256, or `auto`"
+        ),
         (
             'error: --trusted-proxies: trust.proxies = "10.0.0.1/8": has host bits set: '
             "the network is 10.0.0.0/8, the single address is 10.0.0.1"
@@ -233,6 +241,19 @@ def test_run_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
             process.send_signal(number)
             assert process.wait() == 0
     assert not any(re.search("Traceback|warning", line) for line in process.stderr)
+
+
+def test_several_workers_have_a_parent_that_says_why_it_cannot_start(
+    capsys: pytest.CaptureFixture[str], taken: str
+) -> None:
+    assert cli.main(["run", *UPSTREAM, *TRUSTED, "--listen", taken, "--workers", "2"]) == 1
+    assert capsys.readouterr().err == f"error: cannot listen on {taken}: Address already in use\n"
+
+
+def test_the_parent_of_the_workers_has_no_event_loop() -> None:
+    code = "import sys, proxy.cli, proxy.workers.parent, proxy.config.sources; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"asyncio", "ssl", "h11", "uvloop", "proxy.server"}
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:

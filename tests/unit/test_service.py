@@ -18,21 +18,24 @@ if TYPE_CHECKING:
 
 RUN = """
 import asyncio, sys
-from proxy.config.load import config_from
+from proxy.config.load import load_config
 from proxy.service import serve
-config = config_from({"listen": ["127.0.0.1:0"], "upstream": "http://127.0.0.1:1",
-                      "log": {"access": sys.argv[1], "errors": "stderr"}}).config
-sys.exit(asyncio.run(serve(config, ("beware",))))
+flags = {"log.access": sys.argv[1], "upstream": "http://127.0.0.1:1", "trust.proxies": "127.0.0.1"}
+def load():
+    return load_config(sys.argv[2], {}, flags)
+sys.exit(asyncio.run(serve(load().config, ("beware",), reload=load)))
 """
 
 
 class Service:
     """The service in a process of its own; ``said`` reads its error log line by line."""
 
-    def __init__(self, access: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN, access], stderr=subprocess.PIPE, text=True
-        )
+    def __init__(self, folder: Path) -> None:
+        self.access = folder / "access.log"
+        self.file = folder / "proxy.toml"
+        self.file.write_text("listen = ['127.0.0.1:0']\n")
+        command = [sys.executable, "-c", RUN, str(self.access), str(self.file)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     def said(self) -> dict[str, Any]:
         assert self.process.stderr is not None
@@ -48,7 +51,7 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    started = Service(str(tmp_path / "access.log"))
+    started = Service(tmp_path)
     yield started
     started.end()
 
@@ -59,7 +62,7 @@ def test_warnings_then_addresses_then_a_drain_and_exit_0(service: Service) -> No
     assert listening["event"] == "listening"
     assert listening["address"].startswith("127.0.0.1:")
     os.kill(service.process.pid, signal.SIGTERM)
-    assert (service.said()["event"], service.said()["event"]) == ("draining", "stopped")
+    assert [service.said()["event"] for _ in range(3)] == ["draining", "counters", "stopped"]
     assert service.process.wait(10) == 0
 
 
@@ -74,3 +77,39 @@ def test_a_second_signal_ends_it_at_once(service: Service) -> None:
         os.kill(service.process.pid, signal.SIGTERM)
         assert service.said()["event"] == "stopped_at_once"
         assert service.process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_reload_serves_the_new_configuration_on_the_same_sockets(service: Service) -> None:
+    service.said()
+    host, _, port = service.said()["address"].rpartition(":")
+    service.file.write_text("listen = ['127.0.0.1:0', '[::1]:0']\n")
+    os.kill(service.process.pid, signal.SIGHUP)
+    assert service.said()["event"] == "reloaded"
+    assert service.said()["address"].startswith("[::1]:")
+    socket.create_connection((host, int(port))).close()
+    os.kill(service.process.pid, signal.SIGTERM)
+    assert [service.said()["event"] for _ in range(3)] == ["draining", "counters", "stopped"]
+    assert service.process.wait(10) == 0
+
+
+def test_a_reload_that_cannot_be_is_refused_with_its_reasons(service: Service) -> None:
+    service.said()
+    host, _, port = service.said()["address"].rpartition(":")
+    service.file.write_text("workers = 0\n[limits]\nbacklog = 0\n")
+    os.kill(service.process.pid, signal.SIGHUP)
+    said = [service.said() for _ in range(2)]
+    assert [line["event"] for line in said] == ["reload_failed"] * 2
+    assert [line["detail"].split(" = ")[0].split(": ")[1] for line in said] == ["workers", "limits.backlog"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        service.file.write_text(f"listen = ['127.0.0.1:0', '127.0.0.1:{taken}']\n")
+        os.kill(service.process.pid, signal.SIGHUP)
+        assert service.said()["detail"].startswith(f"cannot listen on 127.0.0.1:{taken}: ")
+    socket.create_connection((host, int(port))).close()
+
+
+def test_more_workers_need_a_restart(service: Service) -> None:
+    service.said(), service.said()
+    service.file.write_text("listen = ['127.0.0.1:0']\nworkers = 3\n")
+    os.kill(service.process.pid, signal.SIGHUP)
+    assert [service.said()["event"] for _ in range(2)] == ["reloaded", "workers_unchanged"]
