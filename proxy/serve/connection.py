@@ -23,14 +23,13 @@ import asyncio
 import enum
 import socket
 import struct
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Violation
 from proxy.message import Peer
 from proxy.net.stream import Stream
-from proxy.rules.address import unmapped
+from proxy.rules.address import parse_address
 from proxy.rules.answers import answer_violation
 from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
@@ -405,5 +404,5 @@ def _peer_of(transport: asyncio.Transport, listener: str) -> Peer:
     if not isinstance(peername, tuple):
         return Peer(None, tls=tls, listener=listener)
     # A zone on a link-local peer says which of our interfaces it came by, not who it is.
-    ip = unmapped(ip_address(str(peername[0]).partition("%")[0]))
+    ip = parse_address(str(peername[0]).partition("%")[0].encode())
     return Peer(ip, int(peername[1]), tls=tls, listener=listener, local_port=int(sockname[1]))

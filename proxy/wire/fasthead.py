@@ -130,19 +130,29 @@ class RequestReader:
         """Read the lines before and after Content-Length, each without its outer CRLFs; either may be
         empty."""
         lines = Lines()
-        for part, block in enumerate((before, after)):
-            out: list[bytes] = []
-            for line in block.split(b"\r\n") if block else ():
-                entry = self._young.get(line) or self._recall(line)
-                if isinstance(entry, bytes):
-                    out.append(entry)
-                elif (unfit := _note(lines, entry, out)) is not None:
-                    return unfit
-            if part:
-                lines.after = b"".join(out)
-            else:
-                lines.before = b"".join(out)
+        out: list[bytes] = []
+        if before and (unfit := self._read(before, lines, out)) is not None:
+            return unfit
+        lines.before = b"".join(out)
+        out.clear()
+        if after and (unfit := self._read(after, lines, out)) is not None:
+            return unfit
+        lines.after = b"".join(out)
         return lines if lines.host else Unfit.HOST
+
+    def _read(self, block: bytes, lines: Lines, out: list[bytes]) -> Unfit | None:
+        """Look up the lines of one block: those that are passed on go to ``out``, the rest to ``lines``."""
+        young = self._young
+        for line in block.split(b"\r\n"):
+            entry = young.get(line)
+            if entry is None:
+                entry = self._recall(line)
+                young = self._young
+            if isinstance(entry, bytes):
+                out.append(entry)
+            elif (unfit := _note(lines, entry, out)) is not None:
+                return unfit
+        return None
 
     def _recall(self, line: bytes) -> Entry:
         """Find a line among those not seen lately, or judge it; remember it where that is worth it."""
