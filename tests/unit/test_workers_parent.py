@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 EVENT = b"POST /e/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
 
 
+def _heard_too_late(number: int, frame: object) -> None:
+    """Nobody is left to be stopped."""
+
+
 class Scene:
     """A supervisor that runs in the main thread while ``operator`` runs in another.
 
@@ -75,12 +79,15 @@ class Scene:
                 self.failed.append(error)
             os.kill(os.getpid(), signal.SIGTERM)
 
+        # The last signal may come when the supervisor is through: it must not end the test's own process.
+        before = signal.signal(signal.SIGTERM, _heard_too_late)
         thread = threading.Thread(target=act)
         thread.start()
         try:
             status = self.supervisor.run()
         finally:
             thread.join()
+            signal.signal(signal.SIGTERM, before)
             self._lines.close()
         assert self.failed == []
         return status

@@ -1,0 +1,84 @@
+"""A proxy before an upstream that answers by itself, watched: what went up, what was logged and counted.
+
+Two of them that were told the same can be compared, with and without the fast path: a request's id is
+the number of those before it, and ``without_ports`` evens out what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.support.play import Play
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OWN_PORTS = re.compile(rb"127\.0\.0\.1:\d+|X-Forwarded-Port: \d+")
+_TIMES = ("ts", "t_head", "t_body", "t_queue", "t_connect", "t_first_byte", "t_total")
+_OF_ITS_OWN = (*_TIMES, "listener", "upstream_addr")
+
+
+def without_ports(sent: bytes) -> bytes:
+    """Replace what differs between two proxies that run side by side."""
+    return _OWN_PORTS.sub(b"PORT", sent)
+
+
+class Scripted(Play):
+    """``script``: the answers, one after another and then from the beginning. ``up``: the requests that have
+    reached the upstream, in order, with their framing."""
+
+    def __init__(self, script: Sequence[bytes], **config: Any) -> None:
+        super().__init__(**config)
+        self.up: list[bytes] = []
+        self._answers = itertools.cycle(script)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.proxy._runtime.request_id = lambda: f"00000000-0000-4000-8000-{len(self.up):012x}"
+        return self
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                self.up.append(await _request(reader))
+                writer.write(next(self._answers))
+        except (asyncio.IncompleteReadError, OSError):
+            pass  # the proxy has closed
+        finally:
+            writer.close()
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The access log so far, without what every run has of its own."""
+        return [
+            {name: value for name, value in line.items() if name not in _OF_ITS_OWN} for line in self.lines()
+        ]
+
+    def counted(self) -> dict[str, Any]:
+        """All counters but those of the fast path itself."""
+        counters = self.proxy.counters.snapshot()
+        return {name: value for name, value in counters.items() if "fast_path" not in name}
+
+    @property
+    def fast(self) -> int:
+        """Requests that have taken the fast path from end to end."""
+        return self.proxy.counters.fast_path
+
+    @property
+    def missed(self) -> dict[str, int]:
+        """Requests that have not, by the reason."""
+        return {reason: count for (reason,), count in self.proxy.counters.fast_path_missed.items()}
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    body = b""
+    if length := re.search(rb"(?i)\r\ncontent-length: (\d+)", head):
+        body = await reader.readexactly(int(length[1]))
+    elif re.search(rb"(?i)\r\ntransfer-encoding", head):
+        while (size := await reader.readuntil(b"\r\n")) != b"0\r\n":
+            body += size + await reader.readexactly(int(size, 16) + 2)
+        body += size + await reader.readexactly(2)
+    return head + body
