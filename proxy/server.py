@@ -26,6 +26,7 @@ from proxy.config.schema import LogFormat, LogLevel, UnixAddress
 from proxy.errors import Failure, Source
 from proxy.net.listen import Listener, bind
 from proxy.net.pool import UpstreamPool
+from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 _DESCRIPTORS_KEPT = 256
 """Descriptors left for pools' idle sockets, logs and the event loop itself."""
 
+_MOST_PIPES = 256
+"""Large bodies that are spliced at a time; fewer where their descriptors, four for each, were more than an
+eighth of all."""
 
 _LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
 
@@ -84,12 +88,14 @@ class Proxy:
             name: UpstreamPool.of(name, config, self._deadlines, rng=self._random)
             for name in config.upstreams
         }
+        self._splicer = Splicer(self._deadlines, threshold=config.limits.splice_bytes, pipes=_pipe_limit())
         self._runtime = Runtime(
             config=config,
             clock=clock,
             deadlines=self._deadlines,
             tables=Tables.of(config),
             pools=self._pools,
+            splicer=self._splicer,
             counters=self.counters,
             access_log=self._access_log,
             error_log=self._error_log,
@@ -199,6 +205,7 @@ class Proxy:
             pool.close()
         for pool in self._pools.values():
             await pool.wait_closed()
+        self._splicer.close()
         if self._ticker is not None:
             self._ticker.cancel()
         self._close_listeners()
@@ -346,10 +353,16 @@ def _discard(lines: bytes) -> None:
 
 
 def _descriptor_limit() -> int:
+    return max(1, (_descriptors() - _DESCRIPTORS_KEPT) // 2)
+
+
+def _pipe_limit() -> int:
+    return min(_MOST_PIPES, _descriptors() // (8 * 4))
+
+
+def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 1 << 30
-    return max(1, (soft - _DESCRIPTORS_KEPT) // 2)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def _keeping_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

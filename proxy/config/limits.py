@@ -87,6 +87,14 @@ class LimitsConfig:
         doc="Queued bytes to a connection at which the other side pauses.",
         why="Enough for one round trip on fast links; bounds the memory of a slow client.",
     )
+    splice_bytes: int = key(
+        128 * KIB,
+        unit="bytes",
+        minimum=0,
+        doc="The rest of a body of known length is moved by the kernel alone from this size on (splice(2): "
+        "Linux, no TLS), and copied below it. 0: always copied.",
+        why="Measured: a smaller rest is copied in the time that the pipe takes to set up.",
+    )
     answer_head_bytes: int = key(
         64 * KIB,
         unit="bytes",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from proxy.errors import Failure
     from proxy.message import RequestHead, ResponseHead
+    from proxy.net.splice import Remainder
     from proxy.net.stream import Stream
 
 
@@ -57,6 +58,12 @@ class UpstreamExchange(Protocol):
         """Wait until the queue towards the upstream is short again (see ``Stream.drain``)."""
         ...
 
+    @property
+    def bare_sink(self) -> Stream | None:
+        """The stream on which the request body's bytes stand as they are, ``None`` where they are framed.
+        Whoever writes to it directly writes body bytes."""
+        ...
+
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         """Return the next head: an interim 1xx, 101, or the final one."""
         ...
@@ -67,6 +74,11 @@ class UpstreamExchange(Protocol):
 
     async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:
         """Return some body bytes; ``b""`` once the answer is complete."""
+        ...
+
+    def remainder(self, stall: float, late: Callable[[], Failure]) -> Remainder:
+        """What is left of the answer's body, to be taken past this exchange where it stands bare.
+        ``stall``: seconds in which some of it must come, else ``late()``."""
         ...
 
     def detach(self) -> Stream:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Resend, Source, Violation
 from proxy.message import Framing, FramingKind
-from proxy.wire.bodies import LAST_CHUNK, BodyReader, chunk, open_body
+from proxy.wire.bodies import LAST_CHUNK, BodyReader, LengthBody, chunk, open_body
 from proxy.wire.heads import read_response
 from proxy.wire.strict import HeadLimits, find_head_end, response_over_limit
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.message import RequestHead, ResponseHead
+    from proxy.net.splice import Remainder
     from proxy.net.stream import Stream
 
 
@@ -103,6 +104,10 @@ class Http1Exchange:
     async def drain(self, stall: float, late: Callable[[], Failure]) -> None:
         await self._stream.drain(stall, late)
 
+    @property
+    def bare_sink(self) -> Stream | None:
+        return None if self._chunked else self._stream
+
     def _framed(self, data: bytes) -> bytes:
         return chunk(data) if self._chunked and data else data
 
@@ -169,6 +174,9 @@ class Http1Exchange:
                 self._end_by_close()
         return b""
 
+    def remainder(self, stall: float, late: Callable[[], Failure]) -> Remainder:
+        return AnswerRemainder(self._stream, self._body, stall, late)
+
     def _end_by_close(self) -> None:
         try:
             self._body.at_eof()
@@ -198,3 +206,31 @@ class Http1Exchange:
 
     def abort(self) -> None:
         self._stream.abort()
+
+
+class AnswerRemainder:
+    """What is left of an answer's body; see ``splice.Remainder`` for the contract."""
+
+    def __init__(self, stream: Stream, body: BodyReader, stall: float, late: Callable[[], Failure]) -> None:
+        self.stream = stream
+        self.late = late
+        self.spliced = 0
+        self._body = body if isinstance(body, LengthBody) else LengthBody(0)
+        self._stall = stall
+
+    @property
+    def remaining(self) -> int:
+        return self._body.remaining
+
+    def take(self) -> bytes:
+        return self._body.take(self.stream.received)
+
+    def passed(self, count: int) -> None:
+        self._body.skip(count)
+        self.spliced += count
+
+    def waited(self, seconds: float) -> None:
+        """Only a pause in the answer counts, not their sum."""
+
+    def due(self, now: float) -> float:
+        return now + self._stall

@@ -164,6 +164,19 @@ class Stream(asyncio.Protocol):
             finally:
                 self._writer = None
 
+    async def flush(self, stall: float, late: Callable[[], Failure]) -> None:
+        """Wait until the queue is empty, as ``drain`` does until it is short."""
+        if self.transport.get_write_buffer_size():
+            self._limit_queue(0)
+            try:
+                await self.drain(stall, late)
+            finally:
+                self._limit_queue(self.write_limit)
+
+    def _limit_queue(self, size: int) -> None:
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(high=size)
+
     # Ending.
 
     def close(self) -> None:

@@ -81,6 +81,9 @@ class Counters:
         self.requests_in_flight = 0
         self.request_bytes = 0
         self.response_bytes = 0
+        self.request_bytes_spliced = 0
+        self.response_bytes_spliced = 0
+        """Those of the bytes above that never came into the process (net/splice.py)."""
         self.client_ip_suspect = 0
         """Requests from a private address or the proxy's own: a sign of a wrong trust list."""
         self.fast_path = 0
@@ -123,6 +126,8 @@ class Counters:
             "requests_in_flight": self.requests_in_flight,
             "request_size_bytes": self.request_bytes,
             "response_size_bytes": self.response_bytes,
+            "request_spliced_bytes": self.request_bytes_spliced,
+            "response_spliced_bytes": self.response_bytes_spliced,
             "client_ip_suspect_total": self.client_ip_suspect,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,

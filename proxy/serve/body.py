@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Source, Violation
 from proxy.message import NO_BODY
-from proxy.wire.bodies import open_body
+from proxy.wire.bodies import LengthBody, open_body
 
 if TYPE_CHECKING:
     from proxy.config.schema import LimitsConfig, TimeoutsConfig
@@ -34,7 +34,7 @@ class RequestBody:
         timeouts: TimeoutsConfig,
         since: float,
     ) -> None:
-        self._stream = stream
+        self.stream = stream
         self._reader = open_body(head.framing, trailer_limit=limits.trailer_bytes)
         self._cap = route.body_limit
         self._timeouts = timeouts
@@ -43,6 +43,8 @@ class RequestBody:
         self._waited = self._clock.monotonic() - since
         self.size = 0
         """Decoded bytes so far."""
+        self.spliced = 0
+        """Those of them that went by (net/splice.py)."""
 
     @property
     def done(self) -> bool:
@@ -57,11 +59,14 @@ class RequestBody:
     def take(self) -> bytes:
         """Return what is here already, without waiting; ``b""``: nothing."""
         try:
-            data = self._reader.take(self._stream.received)
+            data = self._reader.take(self.stream.received)
         except Violation as violation:
             raise Failure(
                 Source.DOWNSTREAM, violation.reason, violation.status, violation.detail
             ) from violation
+        if self.done:
+            # Nobody fills the stream any more; yet a client that leaves before its answer must be noticed.
+            self.stream.resume()
         self.size += len(data)
         if self.size > self._cap:
             raise Failure(
@@ -85,23 +90,45 @@ class RequestBody:
             held += len(pieces[-1])
         return b"".join(pieces)
 
+    # Past this reader: see ``splice.Remainder``.
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are still to come, 0 if they do not stand bare on the stream."""
+        return self._reader.remaining if isinstance(self._reader, LengthBody) else 0
+
+    def passed(self, count: int) -> None:
+        """So many went to the upstream without being read here."""
+        assert isinstance(self._reader, LengthBody)
+        self._reader.skip(count)
+        self.size += count
+        self.spliced += count
+
+    # Waiting.
+
     async def _more(self) -> None:
         started = self._clock.monotonic()
-        if not await self._stream.fill(self._due(started), self._late):
+        if not await self.stream.fill(self.due(started), self.late):
             raise Failure(
                 Source.DOWNSTREAM, "body_incomplete", 400, "the connection ended inside the request body"
             )
-        self._waited += self._clock.monotonic() - started
+        self.waited(self._clock.monotonic() - started)
 
-    def _due(self, now: float) -> float:
+    def waited(self, seconds: float) -> None:
+        """So long the client sent nothing although we read. Time in which we did not read, because the
+        upstream is slow, is not its fault."""
+        self._waited += seconds
+
+    def due(self, now: float) -> float:
+        """The moment by which a byte must come when the wait for it begins ``now``."""
         due = min(now + self._timeouts.body_stall, self._end)
         if self._timeouts.body_min_rate:
-            # Only the time spent waiting for the client counts: a slow upstream is not its fault.
             allowed = max(self._timeouts.body_rate_grace, self.size / self._timeouts.body_min_rate)
             due = min(due, now + allowed - self._waited)
         return due
 
-    def _late(self) -> Failure:
+    def late(self) -> Failure:
+        """What to raise then."""
         return Failure(
             Source.DOWNSTREAM,
             "body_timeout",

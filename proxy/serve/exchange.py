@@ -299,10 +299,25 @@ class Exchange:
 
     async def _send_body(self, lease: Lease, body: RequestBody) -> None:
         exchange = lease.exchange
+        if not await self._splice_body(lease, body):
+            return  # who reads the answer finds out why
         while data := await body.read():
             exchange.send_body(data)
             await exchange.drain(self._timeouts.write_stall, self._stuck_upstream)
         exchange.end_body()
+
+    async def _splice_body(self, lease: Lease, body: RequestBody) -> bool:
+        """Let the kernel move a large rest of the body, and leave the others to be copied; false: the
+        upstream takes no more."""
+        target = lease.exchange.bare_sink
+        if target is None:
+            return True
+        try:
+            return await self._runtime.splicer.move(
+                body, target, self._timeouts.write_stall, self._stuck_upstream
+            )
+        finally:
+            self._runtime.counters.request_bytes_spliced += body.spliced
 
     # Answering.
 
@@ -318,6 +333,7 @@ class Exchange:
         self._phase = Phase.ANSWER
         connection.write(rendered + (_chunked(first, exchange) if chunked else first))
         stall = forward.route.answer_stall_timeout
+        await self._splice_answer(lease, stall)
         while not exchange.over:
             await connection.drain(self._timeouts.write_stall, self._stuck_client)
             data = await exchange.read_body(self._now() + stall, late_answer)
@@ -334,6 +350,18 @@ class Exchange:
             table=self._runtime.tables.forwarding,
         )
         return render_response(answer.status, answer.reason, fields)
+
+    async def _splice_answer(self, lease: Lease, stall: float) -> None:
+        """Let the kernel move a large rest of the answer, and leave the others to be copied."""
+        remainder = lease.exchange.remainder(stall, late_answer)
+        try:
+            standing = await self._runtime.splicer.move(
+                remainder, self._connection, self._timeouts.write_stall, self._stuck_client
+            )
+        finally:
+            self._runtime.counters.response_bytes_spliced += remainder.spliced
+        if not standing:
+            raise client_gone()
 
     def _pump_failed(self, pump: asyncio.Task[None]) -> None:
         """The request body broke while the answer was on its way already."""

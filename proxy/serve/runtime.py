@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.config.schema import Config, LogLevel
     from proxy.message import IPAddress
     from proxy.net.pool import UpstreamPool
+    from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
     from proxy.observe.metrics import Counters
     from proxy.rules.decide import Tables
@@ -50,6 +51,7 @@ class Runtime:
     deadlines: Deadlines
     tables: Tables
     pools: Mapping[str, UpstreamPool]
+    splicer: Splicer
     counters: Counters
     access_log: BatchedLog
     error_log: BatchedLog

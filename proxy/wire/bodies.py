@@ -77,9 +77,13 @@ class LengthBody:
     def take(self, buffer: bytearray) -> bytes:
         data = _cut(buffer, 0, self.remaining)
         del buffer[: len(data)]
-        self.remaining -= len(data)
-        self.done = self.remaining == 0
+        self.skip(len(data))
         return data
+
+    def skip(self, count: int) -> None:
+        """``count`` bytes of the body went another way than through the buffer."""
+        self.remaining -= count
+        self.done = self.remaining == 0
 
     def at_eof(self) -> None:
         if not self.done:

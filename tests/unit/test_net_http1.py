@@ -91,6 +91,42 @@ def test_more_body_is_framed_piece_by_piece() -> None:
     assert repr(exchange).startswith("<Http1Exchange SENT")
 
 
+def test_a_body_stands_bare_where_it_is_not_framed() -> None:
+    exchange, stream, _ = started(b"POST", Framing(FramingKind.LENGTH, 5), complete=False)
+    assert exchange.bare_sink is stream
+    exchange, *_ = started(b"POST", CHUNKED, complete=False)
+    assert exchange.bare_sink is None
+
+
+async def test_the_rest_of_an_answer_may_go_by() -> None:
+    exchange, stream, _ = started()
+    stream.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+    await exchange.read_head(NEVER, late)
+    rest = exchange.remainder(7.0, late)
+    assert (rest.stream, rest.remaining) == (stream, 10)
+    assert rest.take() == b"abc"
+    rest.passed(4)
+    rest.waited(1.0)
+    assert (rest.remaining, rest.spliced, rest.due(50.0)) == (3, 4, 57.0)
+    assert rest.late().kind == "late"
+    assert not exchange.over
+    rest.passed(3)
+    assert await exchange.read_body(NEVER, late) == b""
+    assert exchange.over
+    assert exchange.reusable
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"],
+)
+async def test_nothing_may_go_by_that_is_framed_or_has_no_length(head: bytes) -> None:
+    exchange, stream, _ = started()
+    stream.data_received(head)
+    await exchange.read_head(NEVER, late)
+    assert exchange.remainder(7.0, late).remaining == 0
+
+
 @pytest.mark.parametrize(
     ("data", "status", "body"),
     [

@@ -197,6 +197,46 @@ class TestWriting:
             with pytest.raises(Failure, match="too_late"):
                 await draining
 
+    async def test_flush_waits_for_the_last_byte_where_drain_does_not_wait(self) -> None:
+        stream = Noting(Time(), write_limit=2 * BIG)
+        async with connected(stream) as peer:
+            await stream.flush(10.0, late)
+            stream.write(b"x" * BIG)
+            await stream.drain(10.0, late)
+            flushing = asyncio.ensure_future(stream.flush(10.0, late))
+            await turns()
+            assert not flushing.done()
+            await hear(peer, BIG)
+            await flushing
+            assert stream.transport.get_write_buffer_size() == 0
+            assert stream.writable
+
+    async def test_flush_is_as_patient_as_drain_and_leaves_the_bound_as_it_was(self) -> None:
+        time = Time()
+        stream = Noting(time)
+        async with connected(stream) as peer:
+            stream.write(b"x" * BIG)
+            await turns()
+            flushing = asyncio.ensure_future(stream.flush(10.0, late))
+            await turns()
+            time.turn(10.0)
+            with pytest.raises(Failure, match="too_late"):
+                await flushing
+            await hear(peer, BIG)
+            await until(lambda: stream.writable)
+            stream.write(b"y" * 100)
+            assert stream.writable
+
+    async def test_flush_ends_with_the_transport(self) -> None:
+        stream = Noting(Time())
+        async with connected(stream):
+            stream.write(b"x" * BIG)
+            flushing = asyncio.ensure_future(stream.flush(10.0, late))
+            await turns()
+            stream.abort()
+            await flushing
+            assert stream.lost
+
     async def test_a_lost_transport_ends_the_wait(self) -> None:
         stream = Noting(Time())
         async with connected(stream):

@@ -20,8 +20,13 @@ ROUTE = Route("/e", EndpointClass.INGEST_V0, "default", 1000, 90.0, 3.0, 30.0, 6
 class Paused(asyncio.Transport):
     """A transport that is only there to be resumed."""
 
-    def resume_reading(self) -> None:
+    resumed = False
+
+    def pause_reading(self) -> None:
         pass
+
+    def resume_reading(self) -> None:
+        self.resumed = True
 
 
 def body_of(framing: Framing, **timeouts: float) -> tuple[RequestBody, Stream, HandClock, Deadlines]:
@@ -64,6 +69,19 @@ async def test_read_gives_pieces_and_then_nothing() -> None:
     assert await body.read() == b""
 
 
+async def test_the_client_is_read_on_once_its_body_is_here() -> None:
+    body, stream, *_ = body_of(Framing(FramingKind.LENGTH, 100))
+    transport = Paused()
+    stream.transport = transport
+    stream.data_received(b"x" * 99)
+    stream.pause()  # as it does by itself when one read brings more than its bound
+    body.take()
+    assert not transport.resumed
+    stream.data_received(b"x")
+    assert await body.read() == b"x"
+    assert transport.resumed
+
+
 async def test_the_cap_counts_decoded_bytes() -> None:
     body, stream, *_ = body_of(CHUNKED)
     stream.received += b"3e8\r\n" + b"x" * 1000 + b"\r\n"
@@ -72,6 +90,23 @@ async def test_the_cap_counts_decoded_bytes() -> None:
     with pytest.raises(Failure) as caught:
         await body.read()
     assert (caught.value.status, caught.value.kind) == (413, "body_too_large")
+
+
+async def test_bytes_that_went_by_are_counted() -> None:
+    body, stream, *_ = body_of(Framing(FramingKind.LENGTH, 10))
+    stream.received += b"abc"
+    assert body.take() == b"abc"
+    body.passed(4)
+    assert (body.remaining, body.size, body.spliced, body.done) == (3, 7, 4, False)
+    body.passed(3)
+    assert (body.remaining, body.size, body.spliced, body.done) == (0, 10, 7, True)
+    assert await body.read() == b""
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, Framing(FramingKind.NONE)])
+async def test_nothing_can_go_by_that_is_not_bare(framing: Framing) -> None:
+    body, *_ = body_of(framing)
+    assert body.remaining == 0
 
 
 async def test_an_end_inside_is_400() -> None:

@@ -11,6 +11,7 @@ import pytest
 from proxy.clock import Deadlines
 from proxy.config.load import config_from
 from proxy.config.schema import LogLevel
+from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
@@ -21,12 +22,14 @@ from tests.support.clock import HandClock
 def runtime(errors: bytearray | None = None, **settings: Any) -> Runtime:
     config = config_from({"upstream": "http://127.0.0.1:1", **settings}).config
     clock = HandClock()
+    deadlines = Deadlines(clock)
     return Runtime(
         config=config,
         clock=clock,
-        deadlines=Deadlines(clock),
+        deadlines=deadlines,
         tables=Tables.of(config),
         pools={},
+        splicer=Splicer(deadlines, threshold=0, pipes=0),
         counters=Counters(),
         access_log=BatchedLog(lambda lines: None),
         error_log=BatchedLog((errors if errors is not None else bytearray()).extend),

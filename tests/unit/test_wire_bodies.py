@@ -119,6 +119,16 @@ def test_a_length_is_taken_and_nothing_behind_it() -> None:
     reader.at_eof()
 
 
+def test_bytes_of_a_length_may_go_another_way() -> None:
+    reader = LengthBody(5)
+    reader.skip(3)
+    assert reader.take(bytearray(b"abc")) == b"ab"
+    assert reader.done
+    reader = LengthBody(5)
+    reader.skip(5)
+    assert reader.done
+
+
 def test_a_length_that_is_not_reached_is_refused() -> None:
     reader = LengthBody(5)
     assert reader.take(bytearray(b"hell")) == b"hell"
