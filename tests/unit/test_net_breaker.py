@@ -182,3 +182,43 @@ def test_the_time_stays_finite_however_often_it_opens(failures: int) -> None:
         assert it.admit(now) is PROBE
         it.record(False, now, probe=True)
         assert it.retry_after(now) <= 1e9
+
+
+class TestManyAtOnce:
+    def test_those_that_went_well_start_the_row_again(self) -> None:
+        it = breaker(failure_share=1.0)
+        for _ in range(3):
+            for _ in range(4):
+                it.record(False, 1.0)
+            it.went_well(1, 1.0)
+        assert it.state is BreakerState.CLOSED
+        assert repr(it) == "<Breaker CLOSED in_a_row=0 <Window 12/15>>"
+
+    def test_each_of_them_counts_in_the_share(self) -> None:
+        alone, together = breaker(), breaker()
+        for _ in range(16):
+            alone.record(True, 1.0)
+        together.went_well(16, 1.0)
+        for _ in range(14):
+            for it in (alone, together):
+                for ok in (False, False, True):
+                    it.record(ok, 1.0)
+            assert repr(alone) == repr(together)
+        assert {alone.state, together.state} == {BreakerState.CLOSED}
+        for it in (alone, together):
+            it.record(False, 1.0)
+            it.record(False, 1.0)
+        assert {alone.state, together.state} == {BreakerState.OPEN}
+
+    def test_while_it_is_open_they_belong_to_an_earlier_state(self) -> None:
+        it = opened()
+        it.went_well(100, 1.0)
+        assert it.admit(1.0) is REFUSED
+        assert it.admit(5.0) is PROBE
+        it.went_well(100, 5.0)
+        assert it.state is BreakerState.HALF_OPEN
+
+    def test_without_a_breaker_nothing_is_counted(self) -> None:
+        it = breaker(breaker=False)
+        it.went_well(100, 1.0)
+        assert repr(it) == "<Breaker CLOSED in_a_row=0 <Window 0/0>>"

@@ -337,3 +337,87 @@ class TestSeveralExchangesOnOneConnection:
         assert not it.release(conn, True, 0.0).close
         assert not it.expire(50.0).close
         assert it.release(conn, True, 50.0).close == [conn]
+
+
+class TestTheQuickWay:
+    def test_it_takes_the_last_one_released_as_take_does(self) -> None:
+        it = chooser()
+        first, second = Conn("first"), Conn("second")
+        used(it, first, second)
+        assert it.take_newest(0.0) is second
+        assert (second.in_flight, it.idle, it.in_use) == (1, 1, 1)
+        assert it.take_newest(0.0) is first
+        assert it.take_newest(0.0) is None
+        assert (it.idle, it.in_use, it.dialling) == (0, 2, 0)
+
+    def test_one_that_was_idle_too_long_is_left_to_take(self) -> None:
+        it = chooser()
+        conn = Conn()
+        used(it, conn)
+        assert it.take_newest(4.0) is None
+        assert (conn.in_flight, it.idle) == (0, 1)
+        assert it.take(4.0) == Choice(close=[conn])
+        assert it.take_newest(4.0) is None
+
+    def test_one_that_is_too_old_is_left_to_take(self) -> None:
+        it = chooser()
+        conn = Conn(retire_at=3.0)
+        used(it, conn)
+        assert it.take_newest(3.0) is None
+        assert it.take_newest(2.9) is conn
+
+    def test_what_is_left_keeps_its_place(self) -> None:
+        it = chooser()
+        first, second = Conn("first"), Conn("second", retire_at=3.0)
+        used(it, first, second)
+        assert it.take_newest(3.0) is None
+        choice = it.take(3.0)
+        assert (choice.connection, choice.close) == (first, [second])
+
+    def test_nobody_is_overtaken(self) -> None:
+        it = chooser(connections=1)
+        conn = connected(it, Conn())
+        waiter = Someone()
+        it.join(waiter)
+        assert not it.give_back(conn, 1.0)
+        assert (conn.in_flight, conn.idle_since) == (1, 0.0)
+        assert it.release(conn, True, 1.0).grants == [(waiter, conn)]
+        it.release(conn, True, 1.0)
+        it.join(Someone())
+        assert it.take_newest(1.0) is None
+
+    def test_one_that_carries_others_is_left_to_take(self) -> None:
+        it = chooser()
+        conn = connected(it, Conn(capacity=2))
+        assert it.take_newest(0.0) is None
+        it.release(conn, True, 0.0)
+        assert it.take_newest(0.0) is None
+        assert (conn.in_flight, it.idle) == (0, 1)
+        assert it.take(0.0).connection is conn
+        assert not it.give_back(conn, 0.0)
+        assert conn.in_flight == 1
+
+    def test_given_back_it_is_the_newest(self) -> None:
+        it = chooser()
+        first, second = connected(it, Conn("first")), connected(it, Conn("second"))
+        assert it.give_back(second, 1.0)
+        assert it.give_back(first, 2.0)
+        assert (first.in_flight, first.idle_since, it.idle, it.in_use) == (0, 2.0, 2, 0)
+        assert it.take_newest(2.0) is first
+        assert it.expire(5.0).close == [second]
+
+    def test_what_must_close_is_left_to_release(self) -> None:
+        it = chooser(idle=1)
+        old, first, second = Conn("old", retire_at=3.0), Conn("first"), Conn("second")
+        connected(it, old)
+        assert not it.give_back(old, 3.0)
+        assert it.release(old, True, 3.0).close == [old]
+        connected(it, first)
+        connected(it, second)
+        assert it.give_back(first, 3.0)
+        assert not it.give_back(second, 3.0)
+        assert it.release(second, True, 3.0).close == [first]
+        assert it.take_newest(3.0) is second
+        it.close()
+        assert not it.give_back(second, 3.0)
+        assert it.release(second, True, 3.0).close == [second]

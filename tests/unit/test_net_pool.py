@@ -644,6 +644,140 @@ async def test_its_state_and_its_repr() -> None:
         assert repr(it.pool).startswith("<UpstreamPool default <Chooser idle=1 in_use=1")
 
 
+class TestTheQuickWay:
+    async def test_an_idle_connection_is_taken_and_given_back(self) -> None:
+        async with Pooling() as it:
+            lease = await it.acquire()
+            connection = lease.connection
+            assert it.pool.take_quickly(it.time.now) is None
+            lease.release(True)
+            for served in (2, 3):
+                assert it.pool.take_quickly(it.time.now) is connection
+                assert connection.served == served
+                assert (it.pool.state.in_use, it.pool.state.idle) == (1, 0)
+                it.pool.give_back_quickly(connection, True, it.time.now)
+                assert (it.pool.state.in_use, it.pool.state.idle) == (0, 1)
+
+    async def test_given_back_it_idles_out(self) -> None:
+        async with Pooling(keys={"idle_timeout": 4.0}) as it:
+            (await it.acquire()).release(True)
+            peer = await it.peer()
+            it.time.turn(3.9)
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is not None
+            it.time.turn(10.0)  # while it carries something its age is no matter
+            it.pool.give_back_quickly(connection, True, it.time.now)
+            it.time.turn(3.9)
+            assert it.pool.state.idle == 1
+            it.time.turn(0.2)
+            assert it.pool.state.idle == 0
+            assert await peer.hear_end() == b""
+
+    @pytest.mark.parametrize("fault", ["not reusable", "bytes left", "end"])
+    async def test_what_is_not_fit_for_more_is_closed(self, fault: str) -> None:
+        async with Pooling() as it:
+            (await it.acquire()).release(True)
+            peer = await it.peer()
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is not None
+            if fault == "bytes left":
+                peer.say(b"x")
+                await until(lambda: connection.received)
+            elif fault == "end":
+                peer.hang_up()
+                await until(lambda: connection.at_eof)
+            it.pool.give_back_quickly(connection, fault != "not reusable", it.time.now)
+            assert (it.pool.state.in_use, it.pool.state.idle) == (0, 0)
+            assert await peer.hear_end() == b""
+
+    async def test_who_waits_in_line_gets_what_is_given_back(self) -> None:
+        async with Pooling(bounds=ONE) as it:
+            (await it.acquire()).release(True)
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is not None
+            waiting = await it.acquiring()
+            assert it.pool.take_quickly(it.time.now) is None
+            it.pool.give_back_quickly(connection, True, it.time.now)
+            assert it.pool.take_quickly(it.time.now) is None
+            assert (await waiting).connection is connection
+
+    async def test_it_becomes_a_lease_that_knows_that_it_is_reused(self) -> None:
+        async with Pooling() as it:
+            (await it.acquire()).release(True)
+            peer = await it.peer()
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is not None
+            lease = it.pool.lend(connection)
+            assert (lease.connection, lease.reused, connection.served) == (connection, True, 2)
+            assert (lease.t_queue, lease.t_connect, lease.retries) == (0.0, 0.0, 0)
+            lease.report(200, None)
+            lease.release(True)
+            assert it.pool.state.idle == 1
+            assert (await it.acquire()).connection.served == 3
+            peer.hang_up()
+
+    async def test_there_is_no_quick_way_while_the_breaker_is_open(self) -> None:
+        async with Pooling() as it:
+            (await it.acquire()).release(True)
+            for _ in range(5):
+                it.pool.record(ok=False, probe=False)
+            assert it.pool.take_quickly(it.time.now) is None
+            assert it.pool.state.idle == 1
+
+    async def test_there_is_none_to_an_upstream_that_is_down_or_whose_pool_is_closed(self) -> None:
+        async with Pooling() as it:
+            first, second = await it.acquire(), await it.acquire()
+            first.release(True)
+            for _ in range(3):
+                it.pool.health.record("no answer")
+            assert not it.pool.health.up
+            assert it.pool.take_quickly(it.time.now) is None
+            for _ in range(2):
+                it.pool.health.record("")
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is first.connection
+            second.release(True)
+            it.pool.close()
+            assert it.pool.take_quickly(it.time.now) is None
+            it.pool.give_back_quickly(connection, True, it.time.now)
+            assert (it.pool.state.in_use, it.pool.state.idle) == (0, 0)
+
+    async def test_breaker_and_budget_are_told_at_the_sweep_or_before_they_are_asked(self) -> None:
+        async with Pooling(bounds={"retry_share": 0.1}, health={"failure_share": 1.0}) as it:
+            (await it.acquire()).release(True)
+
+            def some(count: int) -> None:
+                for _ in range(count):
+                    connection = it.pool.take_quickly(it.time.now)
+                    assert connection is not None
+                    it.pool.give_back_quickly(connection, True, it.time.now)
+
+            some(2)
+            assert repr(it.pool.breaker) == "<Breaker CLOSED in_a_row=0 <Window 0/0>>"
+            it.pool.count(it.time.now)
+            assert repr(it.pool.breaker) == "<Breaker CLOSED in_a_row=0 <Window 0/2>>"
+            for _ in range(3):
+                for _ in range(4):
+                    it.pool.record(ok=False, probe=False)
+                some(1)
+            it.pool.record(ok=False, probe=False)
+            assert repr(it.pool.breaker) == "<Breaker CLOSED in_a_row=1 <Window 13/18>>"
+            some(45)
+            assert [it.pool.may_retry() for _ in range(7)] == [True] * 6 + [False]
+
+    async def test_what_was_lent_is_not_counted_as_having_gone_well(self) -> None:
+        async with Pooling() as it:
+            (await it.acquire()).release(True)
+            connection = it.pool.take_quickly(it.time.now)
+            assert connection is not None
+            lease = it.pool.lend(connection)
+            it.pool.count(it.time.now)
+            assert repr(it.pool.breaker) == "<Breaker CLOSED in_a_row=0 <Window 0/0>>"
+            lease.report(503, None)
+            lease.release(True)
+            assert repr(it.pool.breaker) == "<Breaker CLOSED in_a_row=1 <Window 1/1>>"
+
+
 async def test_of_a_configuration_it_speaks_http1_with_its_limits() -> None:
     server = await asyncio.start_server(_say_too_much, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
