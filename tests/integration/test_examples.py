@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from proxy.cli import main
 from tests.support.wire import RawUpstream, exchange
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SYSTEMD = ROOT / "systemd"
 
 
 def test_embed_serves_two_proxies_in_one_loop_and_drains() -> None:
@@ -40,3 +44,13 @@ def test_embed_serves_two_proxies_in_one_loop_and_drains() -> None:
         finally:
             process.kill()
             process.wait()
+
+
+def test_the_service_starts_what_exists_with_a_configuration_that_is_valid() -> None:
+    unit = (SYSTEMD / "posthog-proxy.service").read_text()
+    starts = re.findall(
+        r"^ExecStart(?:Pre)?=/usr/local/bin/posthog-proxy (\w+) --config (\S+)$", unit, re.MULTILINE
+    )
+    assert [command for command, _ in starts] == ["check", "run"]
+    for _, config in starts:
+        assert main(["check", "--config", str(SYSTEMD / Path(config).name)]) == 0
