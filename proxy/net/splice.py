@@ -2,7 +2,7 @@
 
 Copying a body into the process and out again is most of what it costs. Where both sides are plain
 sockets (TCP or Unix, no TLS) and the number of bytes is known, a ``Splicer`` lets them pass by. At any
-obstacle it steps back without having touched a byte, and its caller copies as ever.
+obstacle it steps back before it has moved a byte, and its caller copies as ever.
 
 Who owns what meanwhile:
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PIPE_BYTES = 256 * 1024
 """Size of a pipe. Linux grants an unprivileged user 64 MiB of pipes (fs.pipe-user-pages-soft): 256 of these.
-Measured: a quarter of it costs a third more, four times of it gains nothing."""
+Measured: with a quarter of it a large upload costs a third more, and four times of it gain nothing."""
 
 SMALLEST_PIPE = 64 * 1024
 """Beyond its grant a user's pipes are smaller than this, and would move too little at a time."""

@@ -46,13 +46,13 @@ async def leaving_nothing_behind() -> AsyncIterator[None]:
 
 
 def _sockets() -> set[str]:
-    """The sockets that this process has open, by inode."""
+    """The sockets and pipes that this process has open, by inode."""
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{descriptor}")
         except FileNotFoundError:  # the listing's own descriptor
             continue
-        if target.startswith("socket:"):
+        if target.startswith(("socket:", "pipe:")):
             found.add(target)
     return found

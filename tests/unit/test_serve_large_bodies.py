@@ -258,6 +258,22 @@ async def test_a_client_that_leaves_while_the_upstream_stalls_is_noticed(
         assert (line["termination"], line["error"].split(":")[:2]) == ("CD", ["truncated", " client_gone"])
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_client_that_leaves_before_its_answer_is_noticed(splice_bytes: int, together: bool) -> None:
+    async with play_with(splice_bytes) as play:
+        client = await play.client()
+        client.say(POST + (BODY if together else BODY[:HELD]))
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        await upstream.hear(BODY[:HELD])
+        if not together:
+            client.say(REST)
+        await upstream.hear(REST)
+        client.hang_up()
+        assert await upstream.hear_end() == b""
+        assert (await play.line())["termination"] == "CH"
+
+
 async def test_a_client_that_leaves_while_it_is_written_to_is_noticed(splice_bytes: int) -> None:
     async with play_with(splice_bytes) as play:
         client, upstream = await begin_endless_download(play)
