@@ -1,12 +1,15 @@
-"""What a large body costs the proxy: copied, spliced, and through nginx.
+"""What a large body costs: through nginx, copied by us, spliced by us.
 
-    python benchmarks/splice_threshold.py [--rounds 15] [--sizes 65536,1048576] [--direction up|down]
+    python benchmarks/splice_threshold.py [--rounds 15] [--sizes 65536,1048576] [--direction up]
 
-Every round sends the same requests through each subject in turn, in a new order, so that the noise of the
-machine meets them all; a cell is the median over the rounds of the CPU time (user and kernel, read from
-/proc/PID/task/*/schedstat) that one request took, and its ratio to nginx's in the same round. The
-subjects share one core, the client and the origin another. The threshold `limits.splice_bytes` was chosen
-from this table: the smallest body in both directions that splicing makes cheaper.
+In every round the same requests go through every subject, in a new order, so that the noise of the machine
+meets them all. A cell is the CPU time of one request in microseconds (user and kernel, as
+/proc/PID/task/*/schedstat counts it), the median of the rounds; in brackets the medians of its ratios to
+nginx in the same round, as it comes and without buffering. The subjects have one core, the client and the
+origin the other.
+
+`limits.splice_bytes` comes from this table with `--apart 2`: head and body are sent two milliseconds
+apart, as application servers do, so that all of the body is still to be moved when the head is read.
 
 Needs Linux, two cores and nginx.
 """
@@ -15,9 +18,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -27,7 +32,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,13 +47,11 @@ CONTENT = memoryview(random.Random(1).randbytes(max(SIZES)))
 
 CONNECTIONS = 4
 
-APART = float(os.environ.get("APART", "0"))
+REQUESTS = (4 * CONNECTIONS, 256)
+"""The fewest and the most requests to a subject in one round, in one direction; in between 32 MiB of them."""
 
-
-def requests_of(size: int) -> int:
-    """Requests to a subject in one round, in one direction: about 32 MiB, within reason."""
-    return min(256, max(4 * CONNECTIONS, 32 * MIB // size))
-
+Cells: TypeAlias = dict[tuple[str, int, str], list[float]]
+"""CPU microseconds of a request in each round, by direction, size and subject."""
 
 NGINX = """
 {user}worker_processes 1;
@@ -106,14 +109,14 @@ class Subject:
 # The far ends.
 
 
-def serve_origin(listener: socket.socket) -> None:
-    """Answer for ever: GET /N with N bytes, anything with a body with nothing once it was read."""
+def serve_origin(listener: socket.socket, apart: float) -> None:
+    """Answer for ever: GET /N with N bytes, a body with a word once it was read."""
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, apart), daemon=True).start()
 
 
-def _answer(connection: socket.socket) -> None:
+def _answer(connection: socket.socket, apart: float) -> None:
     buffer = bytearray(MIB)
     received = b""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,7 +131,7 @@ def _answer(connection: socket.socket) -> None:
             if head.startswith(b"GET"):
                 size = int(head.split(b" ", 2)[1].rpartition(b"/")[2])
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-                time.sleep(APART)
+                time.sleep(apart)
                 connection.sendall(CONTENT[:size])
                 continue
             left = _length(head) - len(received)
@@ -146,7 +149,8 @@ def _length(head: bytes) -> int:
 class Client:
     """One connection to a subject, kept."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, apart: float) -> None:
+        self._apart = apart
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(MIB)
@@ -154,7 +158,7 @@ class Client:
     def up(self, size: int) -> None:
         """Upload ``size`` bytes."""
         self._socket.sendall(b"POST /s/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
-        time.sleep(APART)
+        time.sleep(self._apart)
         self._socket.sendall(CONTENT[:size])
         self._read_answer()
 
@@ -181,9 +185,19 @@ class Client:
         self._socket.close()
 
 
-def run_cell(subject: Subject, direction: str, size: int, requests: int) -> float:
-    """Send ``requests`` over ``CONNECTIONS`` and return the subject's CPU microseconds for one."""
-    clients = [Client(subject.port) for _ in range(CONNECTIONS)]
+def requests_of(size: int) -> int:
+    """Requests to a subject in one round, in one direction."""
+    fewest, most = REQUESTS
+    return min(most, max(fewest, 32 * MIB // size))
+
+
+def run_cell(subject: Subject, direction: str, size: int, apart: float) -> float:
+    """Send the requests of one cell and return the subject's CPU microseconds for one of them.
+
+    :param apart: seconds between a head and its body.
+    """
+    requests = requests_of(size) // CONNECTIONS
+    clients = [Client(subject.port, apart) for _ in range(CONNECTIONS)]
     errors: list[Exception] = []
 
     def work(client: Client, count: int) -> None:
@@ -205,11 +219,11 @@ def run_cell(subject: Subject, direction: str, size: int, requests: int) -> floa
 
     all_work(1)
     before = subject.cpu()
-    all_work(requests // CONNECTIONS)
+    all_work(requests)
     used = subject.cpu() - before
     for client in clients:
         client.close()
-    return used / 1000 / (requests // CONNECTIONS * CONNECTIONS)
+    return used / 1000 / (requests * CONNECTIONS)
 
 
 # The subjects.
@@ -279,34 +293,41 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--direction", choices=["up", "down"], action="append")
     parser.add_argument("--splice", default="0,1", help="values of limits.splice_bytes to compare")
+    parser.add_argument("--apart", type=float, default=0, help="milliseconds between a head and its body")
     options = parser.parse_args()
+    apart = options.apart / 1000
     sizes = [int(size) for size in options.sizes.split(",")]
-    listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-    origin = os.fork()
-    os.sched_setaffinity(0, {1})
-    if not origin:
-        serve_origin(listener)
-    port = listener.getsockname()[1]
-    listener.close()
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="splice-threshold-") as folder,
-            subjects(port, Path(folder), [int(b) for b in options.splice.split(",")]) as running,
-        ):
-            cells: dict[tuple[str, int, str], list[float]] = {}
-            for _ in range(options.rounds):
-                for direction in options.direction or ["up", "down"]:
-                    for size in sizes:
-                        for subject in random.sample(running, len(running)):
-                            cost = run_cell(subject, direction, size, requests_of(size))
-                            cells.setdefault((direction, size, subject.name), []).append(cost)
-    finally:
-        os.kill(origin, 9)
-        os.waitpid(origin, 0)
+    directions = options.direction or ["up", "down"]
+    cells: Cells = {}
+    with (
+        origin(apart) as port,
+        tempfile.TemporaryDirectory() as folder,
+        subjects(port, Path(folder), [int(size) for size in options.splice.split(",")]) as running,
+    ):
+        for _, direction, size in itertools.product(range(options.rounds), directions, sizes):
+            for subject in random.sample(running, len(running)):
+                cost = run_cell(subject, direction, size, apart)
+                cells.setdefault((direction, size, subject.name), []).append(cost)
     report(cells, [subject.name for subject in running])
 
 
-def report(cells: dict[tuple[str, int, str], list[float]], names: list[str]) -> None:
+@contextlib.contextmanager
+def origin(apart: float) -> Iterator[int]:
+    """The origin as a process of its own; it and this one move to the second core. Yields its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
+        os.sched_setaffinity(0, {1})
+        child = os.fork()
+        if not child:
+            serve_origin(listener, apart)
+        port = int(listener.getsockname()[1])
+    try:
+        yield port
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def report(cells: Cells, names: list[str]) -> None:
     """Print CPU microseconds per request, and the median ratios to nginx in the same round."""
     print("| direction | size | " + " | ".join(names) + " |")
     print("|---|---|" + "---|" * len(names))
