@@ -90,7 +90,7 @@ class Shape:
     def __init__(self, lines: Lines, client: Client, minor: int) -> None:
         self.client = client
         self.host = lines.host
-        self.agent = lines.agent
+        self.agent = lines.agent or b""
         self.close = minor == 0 if lines.connection is None else lines.connection is Mark.CLOSE
         self.opening = b" HTTP/1.1\r\n" + client.host + lines.before
         self.closing = lines.after + client.before_id

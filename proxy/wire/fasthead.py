@@ -107,7 +107,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.host = b""
-        self.agent = b""
+        self.agent: bytes | None = None
         self.connection: Mark | None = None
         self.managed: tuple[Field, ...] = ()
         self.before = b""
@@ -201,7 +201,8 @@ def _note(lines: Lines, entry: Marked, out: list[bytes]) -> Unfit | None:
     """Take in a line that has a meaning; return why the head is unfit, if it is."""
     mark = entry.mark
     if mark is Mark.AGENT:
-        lines.agent = lines.agent or entry.value
+        if lines.agent is None:
+            lines.agent = entry.value
         out.append(entry.out)
     elif mark is Mark.HOST:
         if lines.host:

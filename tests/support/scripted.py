@@ -7,6 +7,7 @@ the number of those before it, and ``without_ports`` evens out what is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 from typing import TYPE_CHECKING, Any, Self
@@ -27,10 +28,11 @@ def without_ports(sent: bytes) -> bytes:
 
 
 class Scripted(Play):
-    """``script``: the answers, one after another and then from the beginning. ``up``: the requests that have
-    reached the upstream, in order, with their framing."""
+    """``script``: the answers, one after another and then from the beginning. Each is written at once or, a
+    tuple, in pieces, each when the proxy has read the one before; an empty piece is the connection's end.
+    ``up``: the requests that have reached the upstream, in order, with their framing."""
 
-    def __init__(self, script: Sequence[bytes], **config: Any) -> None:
+    def __init__(self, script: Sequence[bytes | tuple[bytes, ...]], **config: Any) -> None:
         super().__init__(**config)
         self.up: list[bytes] = []
         self._answers = itertools.cycle(script)
@@ -41,14 +43,28 @@ class Scripted(Play):
         return self
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        gone = contextlib.suppress(asyncio.IncompleteReadError, OSError)
+        with contextlib.closing(writer), gone:
+            sent = 0
             while True:
                 self.up.append(await _request(reader))
-                writer.write(next(self._answers))
-        except (asyncio.IncompleteReadError, OSError):
-            pass  # the proxy has closed
-        finally:
-            writer.close()
+                answer = next(self._answers)
+                for piece in (answer,) if isinstance(answer, bytes) else answer:
+                    if not piece:
+                        return
+                    writer.write(piece)
+                    sent += len(piece)
+                    await self._has_read(writer.get_extra_info("peername"), sent)
+
+    async def _has_read(self, name: object, count: int) -> None:
+        """Wait until the proxy has read so much from the upstream, or has closed the connection."""
+        found = [
+            connection
+            for pool in self.proxy._pools.values()
+            for connection in pool._sockets
+            if connection.transport.get_extra_info("sockname") == name
+        ]
+        await self.until(lambda: all(each.bytes_in >= count or each.lost for each in found))
 
     def logged(self) -> list[dict[str, Any]]:
         """The access log so far, without what every run has of its own."""

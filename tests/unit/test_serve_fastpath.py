@@ -402,6 +402,10 @@ PAIRS = {
     ),
     "name of the SDK": (Ask(target=b"/e/?lib=web&ver=1"), Ask(target=b"/e/?lib=ios&ver=1")),
     "user agent": (Ask(b"Host: a\r\nUser-Agent: x"), Ask(b"Host: a\r\nUser-Agent: y")),
+    "first user agent": (
+        Ask(b"Host: a\r\nUser-Agent:\r\nUser-Agent: y"),
+        Ask(b"Host: a\r\nUser-Agent: y\r\nUser-Agent: x"),
+    ),
     "percent signs": (
         Ask(b"Host: a\r\nUser-Agent: %s %(x)d 100%", b"/static/%25"),
         Ask(b"Host: a\r\nUser-Agent: %d {0}", b"/static/%26"),

@@ -52,7 +52,7 @@ class TestLines:
         assert lines.before == b"accept: */*\r\nX-Tag: 1\r\nx-tag: 2\r\n"
         assert lines.after == b"Origin: https://shop.example\r\n"
         assert lines.host == b"ph.example"
-        assert (lines.agent, lines.connection, lines.managed) == (b"", None, ())
+        assert (lines.agent, lines.connection, lines.managed) == (None, None, ())
 
     def test_the_host_may_stand_behind_the_length(self) -> None:
         assert taken(b"", HOST).host == b"ph.example"
@@ -62,8 +62,9 @@ class TestLines:
         assert lines.agent == b"one"
         assert lines.before == b"user-agent: one\r\nUser-Agent: two\r\n"
 
-    def test_an_empty_user_agent_is_passed_over_by_the_log_alone(self) -> None:
+    def test_an_empty_user_agent_is_one(self) -> None:
         lines = taken(block(HOST, b"User-Agent:", b"User-Agent: two"))
+        assert lines.agent == b""
         assert lines.before == b"User-Agent: \r\nUser-Agent: two\r\n"
 
     def test_lines_about_the_client_are_told_in_order_and_not_passed_on(self) -> None:
