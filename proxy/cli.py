@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config
+    from proxy.config.schema import Config, ListenerConfig
     from proxy.config.sources import Sources
 
 PROGRAM = "posthog-proxy"
@@ -169,18 +169,27 @@ def _check(options: argparse.Namespace) -> int:
 
 def _summary(config: Config) -> list[str]:
     """What an operator wants to see confirmed."""
+    from proxy.config.schema import configured_listeners
     from proxy.workers import worker_count
 
     trust = config.trust
     trusted = [str(network) for network in trust.proxies]
     trusted += ["everybody"] * trust.all + ["Unix sockets"] * trust.unix
     trusted += [f"{trust.hops} hops"] * (trust.hops > 0)
-    lines = [f"listen: {', '.join(map(str, config.listen))}"]
+    lines = [f"listen: {', '.join(map(_entrance, configured_listeners(config)))}"]
     lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
     lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
+
+
+def _entrance(listener: ListenerConfig) -> str:
+    """A listener's address with all that is spoken there besides HTTP."""
+    words = [word for word, said in (("TLS", listener.tls), ("PROXY", listener.proxy_protocol)) if said]
+    if listener.mode.value == "tcp":
+        words.append(f"tcp to {listener.upstream or 'default'}")
+    return f"{listener.address} ({', '.join(words)})" if words else str(listener.address)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
-from proxy.config.schema import LogFormat, LogLevel, UnixAddress
+from proxy.config.schema import LogFormat, LogLevel, UnixAddress, configured_listeners
 from proxy.errors import Failure, Source
 from proxy.net.listen import Listener, bind
 from proxy.net.pool import UpstreamPool
@@ -135,8 +135,8 @@ class Proxy:
         """Bind every address, unless listeners were given, and accept."""
         if not self._given:
             try:
-                for address in self.config.listen:
-                    self._listeners += bind(address, backlog=self.config.limits.backlog)
+                for entry, listener in enumerate(configured_listeners(self.config)):
+                    self._listeners += bind(listener.address, backlog=self.config.limits.backlog, entry=entry)
             except OSError:
                 self._close_listeners()
                 self._error_log.flush()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from proxy.config.load import Loaded
-from proxy.config.schema import LogLevel
+from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
 from proxy.observe.metrics import Counters, flattened
@@ -75,7 +75,11 @@ class _Stage:
         Raises ``OSError`` or ``ConfigError``; then everything is as it was.
         """
         config = loaded.config
-        listeners = Listeners.bind(config.listen, backlog=config.limits.backlog, kept=before)
+        listeners = Listeners.bind(
+            (listener.address for listener in configured_listeners(config)),
+            backlog=config.limits.backlog,
+            kept=before,
+        )
         async with AsyncExitStack() as undo:
             undo.callback(listeners.close, but=before)
             logs = Logs(config.log, turns)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config import keys
 from proxy.config.notation import shown
-from proxy.config.schema import Config, TcpAddress, UnixAddress
+from proxy.config.schema import Config, ListenerMode, TcpAddress, UnixAddress, configured_listeners
 from proxy.errors import Problem
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Coll
     of those too that are not in ``config`` because their URL is not readable."""
     checks = (_trust, _order, _tls, _listeners, _loops)
     found = [problem for check in checks for problem in check(config, given)]
-    return [*found, *_routes(config, given, upstreams)]
+    return [*found, *_routes(config, given, upstreams), *_entrances(config, given, upstreams)]
 
 
 def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
@@ -74,17 +74,19 @@ def _tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
 
 
 def _listeners(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
-    fixed = [address for address in config.listen if isinstance(address, UnixAddress) or address.port != 0]
+    addresses = [listener.address for listener in configured_listeners(config)]
+    fixed = [address for address in addresses if isinstance(address, UnixAddress) or address.port != 0]
     for address, count in Counter(fixed).items():
         if count > 1:
-            yield _about(given, "listen", shown(str(address)), "is given more than once")
+            path = "listen" if address in config.listen else "listeners"
+            yield _about(given, path, shown(str(address)), "is given more than once")
 
 
 def _loops(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     for name, upstream in config.upstreams.items():
-        for listener in config.listen:
-            if _reaches(upstream.url, listener):
-                allowed = f"is where this proxy itself listens ({listener}): requests would go round for ever"
+        for listener in configured_listeners(config):
+            if _reaches(upstream.url, address := listener.address):
+                allowed = f"is where this proxy itself listens ({address}): requests would go round for ever"
                 yield _about(given, f"upstreams.{name}.url", shown(str(upstream.url)), allowed)
 
 
@@ -118,10 +120,26 @@ def _routes(config: Config, given: Mapping[str, Setting], upstreams: Collection[
         if first != index and route.path:
             allowed = f"is the path of routes[{first}] too"
             yield Problem(f"routes[{index}].path", shown(route.path), allowed, where)
-        if route.upstream and route.upstream not in upstreams:
-            near = keys.closest_word(route.upstream, upstreams)
-            allowed = f"is not an upstream; there are: {', '.join(upstreams)}"
-            yield Problem(f"routes[{index}].upstream", shown(route.upstream), allowed, where, near)
+        yield from _missing(f"routes[{index}].upstream", route.upstream, upstreams, where)
+
+
+def _entrances(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> Iterator[Problem]:
+    where = given["listeners"].where if "listeners" in given else ""
+    for index, listener in enumerate(config.listeners):
+        path = f"listeners[{index}].upstream"
+        yield from _missing(path, listener.upstream, upstreams, where)
+        if listener.upstream and listener.mode is ListenerMode.HTTP:
+            allowed = 'only means something with mode = "tcp"; [[routes]] say where requests go'
+            yield Problem(path, shown(listener.upstream), allowed, where)
+
+
+def _missing(path: str, name: str, upstreams: Collection[str], where: str) -> Iterator[Problem]:
+    """A name that no upstream has."""
+    if name and name not in upstreams:
+        near = keys.closest_word(name, upstreams)
+        yield Problem(
+            path, shown(name), f"is not an upstream; there are: {', '.join(upstreams)}", where, near
+        )
 
 
 def _conflict(given: Mapping[str, Setting], path: str, other: str, cure: str) -> Problem:

@@ -19,7 +19,6 @@ from proxy.config.schema import (
     Config,
     IPNetwork,
     ListenAddress,
-    RouteConfig,
     UpstreamConfig,
     UpstreamUrl,
 )
@@ -32,8 +31,8 @@ ENVIRONMENT_PREFIX = "POSTHOG_PROXY_"
 NAME = "NAME"
 """Stands for an upstream's name in the path of a key: ``upstreams.NAME.url``."""
 
-ROUTE_PREFIX = "routes[]"
-"""Stands before a route's keys: ``routes[].path``."""
+ENTRY = "[]"
+"""Stands behind the name of a list of tables in the path of a key: ``routes[].path``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,11 @@ class Key:
         return self.path.rpartition(".")[2]
 
     @property
+    def tables(self) -> bool:
+        """Whether it is a list of tables (``[[routes]]``)."""
+        return self.many and _is_table(self.kind)
+
+    @property
     def required(self) -> bool:
         """Whether the key has no default."""
         return self.default is dataclasses.MISSING
@@ -70,7 +74,7 @@ class Key:
     @property
     def allowed(self) -> str:
         """What may stand there, as a phrase: for errors and for the documentation."""
-        if self.kind is RouteConfig:
+        if self.tables:
             return "a list of tables"
         if self.many:
             return f"a list (each {self.allowed_one}), or one text with commas"
@@ -131,6 +135,8 @@ def _resolve(hint: Any) -> tuple[Any, bool, bool]:
     """Take ``X | None``, ``X | Words`` and ``tuple[X, ...]`` apart: X, whether it is a list, whether it may
     be absent."""
     arguments = typing.get_args(hint)
+    if hint in _PHRASES:  # some are unions of their own
+        return hint, False, False
     if isinstance(hint, types.UnionType):
         return arguments[0], False, type(None) in arguments
     if typing.get_origin(hint) is tuple:
@@ -146,17 +152,25 @@ def _is_table(kind: Any) -> bool:
 
 @cache
 def sections() -> Mapping[str, type]:
-    """Return the plain tables of the file by name: everything but ``upstreams`` and ``routes``."""
+    """Return the plain tables of the file by name: everything but ``upstreams`` and lists of tables."""
     hints = typing.get_type_hints(Config)
     return types.MappingProxyType({name: kind for name, kind in hints.items() if _is_table(kind)})
 
 
 @cache
+def arrays() -> Mapping[str, type]:
+    """Return the lists of tables (``[[routes]]``) by name, with the type of their entries."""
+    found = {name: key.kind for name, key in keys_of(Config).items() if key.tables}
+    return types.MappingProxyType(found)
+
+
+@cache
 def all_keys() -> Mapping[str, Key]:
-    """Return every key by its dotted path; upstreams under ``upstreams.NAME``, routes under ``routes[]``."""
+    """Return every key by its dotted path; upstreams under ``upstreams.NAME``, the
+    entries of a list of tables under ``routes[]``."""
     groups = [keys_of(Config), keys_of(UpstreamConfig, f"upstreams.{NAME}")]
     groups += [keys_of(table, name) for name, table in sections().items()]
-    groups += [keys_of(RouteConfig, ROUTE_PREFIX)]
+    groups += [keys_of(table, name + ENTRY) for name, table in arrays().items()]
     return types.MappingProxyType({key.path: key for group in groups for key in group.values()})
 
 
@@ -166,7 +180,7 @@ def find(path: str) -> Key | None:
     if len(parts) == 3 and parts[0] == "upstreams":
         return keys_of(UpstreamConfig, f"upstreams.{NAME}").get(parts[2])
     key = all_keys().get(path)
-    return None if key is None or NAME in parts or path.startswith(ROUTE_PREFIX) else key
+    return None if key is None or NAME in parts or ENTRY in path else key
 
 
 def environment_name(path: str) -> str:
@@ -194,11 +208,11 @@ def nearest(path: str) -> str | None:
 
 
 def _spelled_like(path: str) -> list[str]:
-    """Every known path, with the upstream's name or the route's number that ``path`` has in it."""
+    """Every known path, with the upstream's name or the entry's number that ``path`` has in it."""
     parts = path.split(".")
     upstream = parts[1] if len(parts) > 1 and parts[0] == "upstreams" else "default"
-    route = parts[0] if parts[0].startswith("routes[") else "routes[0]"
-    return [known.replace(f".{NAME}.", f".{upstream}.").replace(ROUTE_PREFIX, route) for known in all_keys()]
+    number = parts[0].partition("[")[2].rstrip("]") or "0"
+    return [known.replace(f".{NAME}.", f".{upstream}.").replace(ENTRY, f"[{number}]") for known in all_keys()]
 
 
 def closest_word(word: str, candidates: Iterable[str], likeness: float = 0.6) -> str | None:

@@ -22,7 +22,7 @@ from proxy.config import environment, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
-from proxy.config.schema import Config, UpstreamConfig
+from proxy.config.schema import Config, TcpAddress, UpstreamConfig
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ MAX_FILE_BYTES = 1024 * 1024
 """A larger configuration file is refused unread: no hand writes one, and memory stays bounded."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOWHERE = TcpAddress("", 0)
 _NO_UPSTREAM = (
     "no upstream is given: say --upstream http://HOST:PORT, set POSTHOG_PROXY_UPSTREAM, "
     'or write upstream = "http://HOST:PORT" in the file'
@@ -171,7 +172,17 @@ def _build(given: Mapping[str, Setting], upstreams: Mapping[str, str]) -> Config
         if f"upstreams.{name}.url" in given
     }
     parts = {name: table(**values(f"{name}.", table)) for name, table in keys.sections().items()}
-    return Config(**values("", Config), **parts, upstreams=MappingProxyType(tables))
+    root = values("", Config)
+    if "listeners" in root:
+        root.setdefault("listen", ())  # the default address is for those who say none
+        root["listeners"] = tuple(map(_numbered, root["listeners"]))
+    return Config(**root, **parts, upstreams=MappingProxyType(tables))
+
+
+def _numbered(listener: Any) -> Any:
+    """Give a listener without a readable address (a problem already) one that disturbs nobody, so that the
+    others keep their numbers."""
+    return listener if listener.address is not None else dataclasses.replace(listener, address=_NOWHERE)
 
 
 def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import keys, notation
 from proxy.config.notation import NotationError, shown
-from proxy.config.schema import IPNetwork, ListenAddress, RouteConfig, UpstreamUrl
+from proxy.config.schema import IPNetwork, ListenAddress, UpstreamUrl
 from proxy.errors import Problem
 
 if TYPE_CHECKING:
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from proxy.config.keys import Key
 
-MAX_ROUTES = 1000
+MAX_TABLES = 1000
 MAX_ENTRIES = 10_000
-"""The most routes, and the most elements of any other list."""
+"""The most entries of a list of tables (``[[routes]]``), and of any other list."""
+
+_INLINE_EXAMPLE = '[{path = "/s*", upstream = "replay"}]'
 
 MAX_GUESSES = 100
 """The problems for which the nearest known key is searched; that search is slow."""
@@ -50,7 +52,7 @@ class Setting:
 class Reading:
     """Settings and problems of one source.
 
-    ``settings`` are by dotted path (``upstreams.replay.url``; ``routes`` is one setting). ``attempted``
+    ``settings`` are by dotted path (``upstreams.replay.url``; a list of tables is one setting). ``attempted``
     holds the paths that were given, readable or not (``None`` for a key that may be unset counts as not
     given), ``upstreams`` every upstream named.
     """
@@ -118,8 +120,8 @@ class Reading:
             self.settings[path] = Setting(found, shown(value), path, where)
 
     def _value(self, key: Key, value: object, path: str, where: str, textual: bool) -> Any:
-        if key.kind is RouteConfig:
-            return self._routes(value, where, textual)
+        if key.tables:
+            return self._tables(key, value, where, textual)
         if key.many:
             return self._list(key, value, path, where)
         return _single(key, value, textual)
@@ -139,31 +141,37 @@ class Reading:
                 self._reject(path, item, str(error), where)
         return tuple(dict.fromkeys(found)) if key.kind is IPNetwork else tuple(found)
 
-    def _routes(self, value: object, where: str, textual: bool) -> tuple[RouteConfig, ...]:
+    def _tables(self, key: Key, value: object, where: str, textual: bool) -> tuple[Any, ...]:
         if isinstance(value, str) and textual:
-            value = _inline_toml(value)
-        if not isinstance(value, list | tuple) or len(value) > MAX_ROUTES:
-            raise NotationError(f"must be a list of at most {MAX_ROUTES} tables: [[routes]]")
-        return tuple(self._route(f"routes[{index}]", table, where) for index, table in enumerate(value))
+            value = _inline_toml(key.name, value)
+        if not isinstance(value, list | tuple) or len(value) > MAX_TABLES:
+            raise NotationError(f"must be a list of at most {MAX_TABLES} tables: [[{key.name}]]")
+        return tuple(self._entry(key, f"{key.name}[{at}]", table, where) for at, table in enumerate(value))
 
-    def _route(self, path: str, table: object, where: str) -> RouteConfig:
-        """Read one route; one without a readable path (a problem already) has an empty one."""
+    def _entry(self, array: Key, path: str, table: object, where: str) -> Any:
+        """Read one table of a list. A key that must be given and is not readable (a problem already) is
+        ``None``, so that the other entries keep their numbers."""
+        known = keys.keys_of(array.kind)
+        required = [name for name, key in known.items() if key.required]
         if not isinstance(table, Mapping):
-            self._reject(path, table, "must be a table: [[routes]]", where)
-            return RouteConfig(path="")
-        known = keys.keys_of(RouteConfig)
-        values: dict[str, Any] = {}
+            self._reject(path, table, f"must be a table: [[{array.name}]]", where)
+            return array.kind(**dict.fromkeys(required))
+        values: dict[str, Any] = dict.fromkeys(required)
         for name, value in _named(table):
             if name not in known:
                 self._reject_unknown(f"{path}.{name}", value, where)
             elif value is not None or not known[name].optional:
                 try:
-                    values[name] = _single(known[name], value, textual=False)
+                    values[name] = self._entry_value(known[name], value, f"{path}.{name}", where)
                 except NotationError as error:
                     self._reject(f"{path}.{name}", value, str(error), where)
-        if "path" not in table:
-            self._reject(f"{path}.path", None, f"must be given: {known['path'].allowed}", where)
-        return RouteConfig(**{"path": "", **values})
+        for name in required:
+            if name not in table:
+                self._reject(f"{path}.{name}", None, f"must be given: {known[name].allowed}", where)
+        return array.kind(**values)
+
+    def _entry_value(self, key: Key, value: object, path: str, where: str) -> Any:
+        return self._list(key, value, path, where) if key.many else _single(key, value, textual=False)
 
     def _reject_unknown(self, path: str, value: object, where: str) -> None:
         if path in keys.sections() or path == "upstreams":
@@ -254,12 +262,12 @@ def _number_of_text(key: Key, text: str, textual: bool) -> int | float:
         raise NotationError(f"must be {key.allowed_one}") from None
 
 
-def _inline_toml(text: str) -> object:
-    """Read routes from one line of TOML, for the sources that have only text."""
+def _inline_toml(name: str, text: str) -> object:
+    """Read a list of tables from one line of TOML, for the sources that have only text."""
     try:
-        document = tomllib.loads(f"routes = {text}")
+        document = tomllib.loads(f"{name} = {text}")
     except (ValueError, RecursionError):
         document = {}
-    if document.keys() != {"routes"}:
-        raise NotationError('must be written as in the file: [{path = "/s*", upstream = "replay"}]')
-    return document["routes"]
+    if document.keys() != {name}:
+        raise NotationError(f"must be written as in the file: {_INLINE_EXAMPLE}")
+    return document[name]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import keys, notation
 from proxy.config.load import FLAGS
-from proxy.config.schema import Config, RouteConfig, UpstreamConfig
+from proxy.config.schema import Config, UpstreamConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,8 +58,8 @@ The stronger source wins, key by key:
   not set. An unknown one is an error, except those that Kubernetes and Docker make for a service called
   `posthog-proxy` (`POSTHOG_PROXY_SERVICE_HOST`, `POSTHOG_PROXY_PORT=tcp://...` and their kin).
 - **Flags.** {flags}. Every other key is said as `--set KEY=VALUE`.
-- **Lists** are lists in the file, or one text with commas anywhere. Routes are written in a variable or a
-  flag as in the file: `POSTHOG_PROXY_ROUTES='[{{path = "/s*", upstream = "replay"}}]'`.
+- **Lists** are lists in the file, or one text with commas anywhere. Lists of tables are written in a
+  variable or a flag as in the file: `POSTHOG_PROXY_ROUTES='[{{path = "/s*", upstream = "replay"}}]'`.
 - **Times** are seconds, or a text with a unit: `0.5`, `"250ms"`, `"10s"`, `"5m"`, `"1h"`, `"1d"`.
 - **Sizes** are bytes, or a text with a unit: `65536`, `"64KiB"`, `"20MiB"`, `"1GiB"`. `KB` and `MB` are
   refused, because nobody agrees on what they mean.
@@ -107,11 +107,10 @@ def reference() -> str:
 
 def _sections() -> Iterable[str]:
     root = keys.keys_of(Config)
-    yield _section(
-        "Top level", "Outside of any table.", [key for key in root.values() if key.kind is not RouteConfig]
-    )
+    yield _section("Top level", "Outside of any table.", [key for key in root.values() if not key.tables])
     yield _section(*_titled(UpstreamConfig), keys.keys_of(UpstreamConfig).values(), _UPSTREAM_EXAMPLE)
-    yield _section(*_titled(RouteConfig), keys.keys_of(RouteConfig).values())
+    for table in keys.arrays().values():
+        yield _section(*_titled(table), keys.keys_of(table).values())
     for name, table in keys.sections().items():
         documented = f"Variables: `{keys.environment_name(name)}__KEY`."
         yield _section(*_titled(table), keys.keys_of(table, name).values(), documented)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from proxy.config.declaration import KIB, MIB, key
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
+from proxy.config.listeners import ListenerConfig, configured_listeners
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
     Auto,
@@ -22,6 +23,7 @@ from proxy.config.values import (
     HostPolicy,
     IPNetwork,
     ListenAddress,
+    ListenerMode,
     LogFormat,
     LogLevel,
     TcpAddress,
@@ -43,6 +45,8 @@ __all__ = [
     "IPNetwork",
     "LimitsConfig",
     "ListenAddress",
+    "ListenerConfig",
+    "ListenerMode",
     "LogConfig",
     "LogFormat",
     "LogLevel",
@@ -55,6 +59,7 @@ __all__ = [
     "UnixAddress",
     "UpstreamConfig",
     "UpstreamUrl",
+    "configured_listeners",
 ]
 
 
@@ -205,8 +210,9 @@ class Config:
 
     listen: tuple[ListenAddress, ...] = key(
         (TcpAddress("127.0.0.1", 8000),),
-        minimum=1,
-        doc="Where to listen: HOST:PORT (port 0: any free one) or unix:/path; several allowed.",
+        minimum=0,
+        doc="Where to listen for plain HTTP: HOST:PORT (port 0: any free one) or unix:/path; several "
+        "allowed. The default holds only where there are no `[[listeners]]`.",
     )
     upstream: UpstreamUrl | None = key(None, doc="Short for the url of the upstream called `default`.")
     fast_path: bool = key(
@@ -227,6 +233,7 @@ class Config:
         {}, doc="Upstreams by name; `default` takes what no route sends elsewhere."
     )
     routes: tuple[RouteConfig, ...] = key((), doc="Paths that go elsewhere.")
+    listeners: tuple[ListenerConfig, ...] = key((), doc="Addresses that speak more than plain HTTP.")
     trust: TrustConfig = key(TrustConfig(), doc="Whose word about the client is believed.")
     forwarding: ForwardingConfig = key(ForwardingConfig(), doc="What is said upstream about the client.")
     access: AccessConfig = key(AccessConfig(), doc="Who may ask for what.")

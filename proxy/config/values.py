@@ -66,6 +66,13 @@ class Auto(enum.Enum):
     AUTO = "auto"
 
 
+class ListenerMode(enum.Enum):
+    """What a listener takes in: HTTP requests, or bytes that nobody looks at."""
+
+    HTTP = "http"
+    TCP = "tcp"
+
+
 class HostPolicy(enum.Enum):
     """Which Host an upstream is sent: the client's, exactly as received, or the upstream's own name
     (PostHog Cloud answers 401 or 502 to any other)."""

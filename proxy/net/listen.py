@@ -33,10 +33,14 @@ _ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A bound and listening socket, and where it can be reached (the real port, if 0 was asked for)."""
+    """A bound and listening socket, and where it can be reached (the real port, if 0 was asked for).
+
+    ``entry`` is the number of the configured listener that it was bound for: what is spoken there.
+    """
 
     socket: socket.socket
     address: ListenAddress
+    entry: int = field(default=0, compare=False)
     _file: tuple[int, int] | None = field(default=None, repr=False)
 
     def close(self) -> None:
@@ -49,7 +53,7 @@ class Listener:
 
 
 def bind(
-    address: ListenAddress, *, backlog: int, reuse_port: bool = False, listen: bool = True
+    address: ListenAddress, *, backlog: int, entry: int = 0, reuse_port: bool = False, listen: bool = True
 ) -> list[Listener]:
     """Bind ``address`` and listen there.
 
@@ -57,6 +61,7 @@ def bind(
     port; hence a list.
 
     :param backlog: connections that the kernel queues for accept.
+    :param entry: the number of the configured listener.
     :param reuse_port: let several sockets share the port (SO_REUSEPORT), one for each worker.
     :param listen: false: only bind a TCP address. The kernel gives the socket no connection until
         somebody listens on it.
@@ -64,8 +69,8 @@ def bind(
     """
     with _naming(address):
         if isinstance(address, UnixAddress):
-            return [_listen_unix(address, backlog)]
-        return _bind_tcp(address, backlog if listen else None, reuse_port)
+            return [_listen_unix(address, backlog, entry)]
+        return _bind_tcp(address, backlog if listen else None, reuse_port, entry)
 
 
 def refuse_taken(address: TcpAddress) -> None:
@@ -87,7 +92,7 @@ def _naming(address: ListenAddress) -> Iterator[None]:
         raise OSError(number, f"cannot listen on {address}: {error.strerror or error}") from error
 
 
-def _bind_tcp(address: TcpAddress, backlog: int | None, reuse_port: bool) -> list[Listener]:
+def _bind_tcp(address: TcpAddress, backlog: int | None, reuse_port: bool, entry: int = 0) -> list[Listener]:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[Listener] = []
     absent: OSError | None = None
@@ -104,7 +109,7 @@ def _bind_tcp(address: TcpAddress, backlog: int | None, reuse_port: bool) -> lis
                 absent = error
                 continue
             port = sock.getsockname()[1]
-            listeners.append(Listener(sock, TcpAddress(str(sockaddr[0]), port)))
+            listeners.append(Listener(sock, TcpAddress(str(sockaddr[0]), port), entry))
         if absent is not None and not listeners:
             raise absent
     except BaseException:
@@ -136,7 +141,7 @@ def _bound(
     return sock
 
 
-def _listen_unix(address: UnixAddress, backlog: int) -> Listener:
+def _listen_unix(address: UnixAddress, backlog: int, entry: int) -> Listener:
     _clear(address.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -147,7 +152,7 @@ def _listen_unix(address: UnixAddress, backlog: int) -> Listener:
         sock.bind(address.path)
         os.chmod(address.path, UNIX_MODE)
         sock.listen(backlog)
-        return Listener(sock, address, _identity(address.path))
+        return Listener(sock, address, entry, _identity(address.path))
     except BaseException:
         sock.close()
         raise

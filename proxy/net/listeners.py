@@ -20,7 +20,7 @@ closed while it waits. So:
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from proxy.config.schema import TcpAddress, UnixAddress
@@ -34,11 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One entry of the configuration's ``listen``: as it was asked for, and its sockets by share (a
+    """The address of one configured listener: as it was asked for, and its sockets by share (a
     host name has several in each; a Unix socket has one share)."""
 
     asked: ListenAddress
     shares: tuple[tuple[Listener, ...], ...]
+
+    def renumbered(self, entry: int) -> Place:
+        """The same sockets under the number that the address has in another configuration."""
+        shares = [tuple(replace(listener, entry=entry) for listener in share) for share in self.shares]
+        return Place(self.asked, tuple(shares))
 
 
 def owner_of(share: int, workers: Collection[int]) -> int:
@@ -76,13 +81,13 @@ class Listeners:
         places = []
         with ExitStack() as undo:
             binder = _Binder(backlog, shares, reuse_port, undo)
-            for asked in addresses:
+            for entry, asked in enumerate(addresses):
                 place = next((place for place in unclaimed if place.asked == asked), None)
                 if place is None:
-                    places.append(binder.new(asked, ports))
+                    places.append(binder.new(asked, entry, ports))
                 else:
                     unclaimed.remove(place)
-                    places.append(binder.widened(place, listen=False))
+                    places.append(binder.widened(place.renumbered(entry), listen=False))
             undo.pop_all()
         return cls(places)
 
@@ -127,25 +132,31 @@ class _Binder:
     reuse_port: bool
     undo: ExitStack
 
-    def new(self, asked: ListenAddress, ports: Collection[int]) -> Place:
+    def new(self, asked: ListenAddress, entry: int, ports: Collection[int]) -> Place:
         """Bind an address. ``ports``: those of our own sockets, which are not in the way (an address that
         overlaps one of before)."""
         if self.reuse_port and isinstance(asked, TcpAddress) and asked.port not in ports:
             refuse_taken(asked)
-        return self.widened(Place(asked, (self._bind(asked, listen=True),)), listen=True)
+        return self.widened(Place(asked, (self._bind(asked, entry, listen=True),)), listen=True)
 
     def widened(self, place: Place, *, listen: bool) -> Place:
         """Add the shares that are missing."""
         if isinstance(place.asked, UnixAddress):
             return place
         added = [
-            tuple(like for first in place.shares[0] for like in self._bind(first.address, listen=listen))
+            tuple(
+                like
+                for first in place.shares[0]
+                for like in self._bind(first.address, first.entry, listen=listen)
+            )
             for _ in range(len(place.shares), self.shares)
         ]
         return Place(place.asked, (*place.shares, *added))
 
-    def _bind(self, address: ListenAddress, *, listen: bool) -> tuple[Listener, ...]:
-        listeners = bind(address, backlog=self.backlog, reuse_port=self.reuse_port, listen=listen)
+    def _bind(self, address: ListenAddress, entry: int, *, listen: bool) -> tuple[Listener, ...]:
+        listeners = bind(
+            address, backlog=self.backlog, entry=entry, reuse_port=self.reuse_port, listen=listen
+        )
         for listener in listeners:
             self.undo.callback(listener.close)
         return tuple(listeners)

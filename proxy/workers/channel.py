@@ -36,10 +36,12 @@ _RIGHTS = socket.CMSG_SPACE(array.array("i").itemsize)
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """To a worker: a listening socket, by a number that ``Accept`` names; ``descriptor`` as received."""
+    """To a worker: a listening socket, by a number that ``Accept`` names; ``entry`` is the number of the
+    configured listener, ``descriptor`` as received."""
 
     number: int
     address: str
+    entry: int
     descriptor: int = -1
 
 

@@ -84,7 +84,8 @@ class Child:
             if listener not in self._handed:
                 self._last_number += 1
                 self._handed[listener] = self._last_number
-                self.tell(Handed(self._last_number, str(listener.address)), listener.socket.fileno())
+                handed = Handed(self._last_number, str(listener.address), listener.entry)
+                self.tell(handed, listener.socket.fileno())
         self._handed = {listener: self._handed[listener] for listener in listeners}
         self.tell(Accept(list(self._handed.values())))
 

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER, Clock
-from proxy.config.schema import LogLevel
+from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
 from proxy.observe.log import error_line, is_kept
@@ -79,7 +79,7 @@ class _Stage:
         config = loaded.config
         with ExitStack() as undo:
             listeners = Listeners.bind(
-                config.listen,
+                (listener.address for listener in configured_listeners(config)),
                 backlog=config.limits.backlog,
                 shares=worker_count(config),
                 reuse_port=True,

@@ -81,7 +81,7 @@ class Worker:
     async def _obey(self, message: Message) -> None:
         if isinstance(message, Handed):
             sock = socket.socket(fileno=message.descriptor)
-            self._listeners[message.number] = Listener(sock, listen_address(message.address))
+            self._listeners[message.number] = Listener(sock, listen_address(message.address), message.entry)
         elif isinstance(message, Accept) and not self._drains:
             await self._proxy.listen_on([self._listeners[number] for number in message.numbers])
             self._forget(keep=message.numbers)

@@ -142,7 +142,7 @@ def test_any_file(content: bytes) -> None:
 NUMBERS = {
     path.replace(keys.NAME, "default"): key
     for path, key in keys.all_keys().items()
-    if (key.kind is int or key.kind is float) and not key.path.startswith(keys.ROUTE_PREFIX)
+    if (key.kind is int or key.kind is float) and keys.ENTRY not in key.path
 }
 
 

@@ -81,6 +81,26 @@ def problems(**mapping: Any) -> list[str]:
             {"routes": [{"path": "/a", "upstream": "defaul"}]},
             'routes[0].upstream = "defaul": is not an upstream; there are: default (did you mean default?)',
         ),
+        (
+            {"listen": "[::1]:80", "listeners": [{"address": "[0::1]:80"}]},
+            'file: listen = "[::1]:80": is given more than once',
+        ),
+        (
+            {"listeners": [{"address": "unix:/x"}, {"address": "unix:/x", "tls": True}]},
+            'file: listeners = "unix:/x": is given more than once',
+        ),
+        (
+            {"listeners": [{"address": "web:8000"}]},
+            'upstreams.default.url = "http://web:8000": is where this proxy itself listens (web:8000)',
+        ),
+        (
+            {"listeners": [{"address": "web:1", "mode": "tcp", "upstream": "defaul"}]},
+            'listeners[0].upstream = "defaul": is not an upstream; there are: default (did you',
+        ),
+        (
+            {"listeners": [{"address": "web:1", "upstream": "default"}]},
+            'listeners[0].upstream = "default": only means something with mode = "tcp"',
+        ),
     ],
 )
 def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: str) -> None:

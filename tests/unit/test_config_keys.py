@@ -6,13 +6,21 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 
 from proxy.config import keys
-from proxy.config.schema import Config, LogFormat, RouteConfig, TrustConfig, UpstreamConfig, UpstreamUrl
+from proxy.config.schema import (
+    Config,
+    ListenerConfig,
+    LogFormat,
+    RouteConfig,
+    TrustConfig,
+    UpstreamConfig,
+    UpstreamUrl,
+)
 
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> None:
     """Each test walks the schema itself."""
-    for walk in (keys.keys_of, keys.sections, keys.all_keys):
+    for walk in (keys.keys_of, keys.sections, keys.arrays, keys.all_keys):
         walk.cache_clear()
 
 
@@ -29,8 +37,11 @@ def test_a_key_knows_its_type_and_whether_it_is_a_list() -> None:
 
 
 def test_every_field_of_the_schema_is_a_key_or_a_table() -> None:
-    tables = {"upstreams": UpstreamConfig, "routes": RouteConfig, **keys.sections()}
-    count = len(dataclasses.fields(Config)) - len(tables) + 1  # routes are a key and a table
+    arrays = {"routes": RouteConfig, "listeners": ListenerConfig}
+    assert keys.arrays() == arrays
+    tables = {"upstreams": UpstreamConfig, **arrays, **keys.sections()}
+    # A list of tables is a key and a table.
+    count = len(dataclasses.fields(Config)) - len(tables) + len(arrays)
     count += sum(len(dataclasses.fields(table)) for table in tables.values())
     assert len(keys.all_keys()) == count
 
@@ -39,6 +50,7 @@ def test_required_keys_have_no_default() -> None:
     assert [path for path, key in keys.all_keys().items() if key.required] == [
         "upstreams.NAME.url",
         "routes[].path",
+        "listeners[].address",
     ]
 
 
@@ -55,6 +67,7 @@ def test_required_keys_have_no_default() -> None:
         ("limits", None),
         ("limits.nothing", None),
         ("routes[].path", None),
+        ("listeners[].address", None),
         ("", None),
     ],
 )
@@ -100,6 +113,7 @@ def test_environment_names() -> None:
         ("upstreams.eu.ulr", "upstreams.eu.url"),
         ("routes[3].pth", "routes[3].path"),
         ("routes[3].colour", None),
+        ("listeners[1].adress", "listeners[1].address"),
         ("log.colour", None),
         ("zzz", None),
         ("", None),

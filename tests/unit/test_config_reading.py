@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config.reading import MAX_ENTRIES, MAX_GUESSES, MAX_ROUTES, Reading
+from proxy.config.reading import MAX_ENTRIES, MAX_GUESSES, MAX_TABLES, Reading
 from proxy.config.schema import (
     Auto,
     ChainMode,
@@ -144,10 +144,18 @@ def test_text_is_enough_for_a_source_that_knows_only_text(path: str, text: str, 
         ("access.allowed_hosts", [], "must have 1 to 10000 entries"),
         ("trust.proxies", ["::1"] * (MAX_ENTRIES + 1), "must have 0 to 10000 entries"),
         ("routes", "/s*", "must be a list of at most 1000 tables"),
-        ("routes", [{"path": "/"}] * (MAX_ROUTES + 1), "must be a list of at most 1000 tables"),
+        ("routes", [{"path": "/"}] * (MAX_TABLES + 1), "must be a list of at most 1000 tables"),
         ("routes", ["/s*"], 'routes[0] = "/s*": must be a table'),
         ("routes", [{"upstream": "x"}], "routes[0].path = (nothing): must be given: a path"),
         ("routes", [{"path": "s"}], 'routes[0].path = "s": must begin with /'),
+        ("listeners", [{}], "listeners[0].address = (nothing): must be given: `HOST:PORT` or `unix:/path`"),
+        ("listeners", [{"address": ":x"}], 'listeners[0].address = ":x"'),
+        ("listeners", [{"address": "a:1", "mode": "udp"}], 'mode = "udp": must be one of `http`, `tcp`'),
+        (
+            "listeners",
+            [{"address": "a:1", "proxy_protocol": ["10.0.0.0/8", "x"]}],
+            'listeners[0].proxy_protocol = "x"',
+        ),
         ("routes", [{"path": "/s", "body_limit": "1"}], 'routes[0].body_limit = "1": must be a size'),
         (
             "routes",

@@ -169,3 +169,18 @@ def test_an_address_may_overlap_one_of_before() -> None:
             before.close(but=after)
             assert accepts(address)
             assert sockets(after)[0].address == wide
+
+
+def test_sockets_know_what_they_are_for_and_learn_it_anew_at_a_reload() -> None:
+    with bound(ANY, TcpAddress("127.0.0.2", 0), shares=2) as before:
+        assert [listener.entry for listener in sockets(before)] == [0, 0, 1, 1]
+        other = TcpAddress("127.0.0.3", 0)
+        after = Listeners.bind(
+            [other, TcpAddress("127.0.0.2", 0), ANY], backlog=64, shares=2, reuse_port=True, kept=before
+        )
+        try:
+            assert [listener.entry for listener in sockets(after)] == [0, 0, 1, 1, 2, 2]
+            assert {each.socket for each in sockets(before)} < {each.socket for each in sockets(after)}
+            assert set(sockets(before)) < set(sockets(after))
+        finally:
+            after.close(but=before)

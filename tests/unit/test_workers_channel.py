@@ -66,12 +66,13 @@ def test_sockets_arrive_beside_their_messages(ends: tuple[Channel, Channel]) -> 
     one, other = ends
     pipes = [os.pipe() for _ in range(3)]
     for number, (_, write) in enumerate(pipes):
-        one.send(Handed(number, f"127.0.0.1:{number}"), write)
+        one.send(Handed(number, f"127.0.0.1:{number}", number + 5), write)
         one.send(Accept([number]))
         os.close(write)
     heard = list(other.receive())
     handed = [message for message in heard if isinstance(message, Handed)]
     assert [message.address for message in handed] == ["127.0.0.1:0", "127.0.0.1:1", "127.0.0.1:2"]
+    assert [message.entry for message in handed] == [5, 6, 7]
     assert len(heard) == 6
     for message, (read, _) in zip(handed, pipes, strict=True):
         assert not os.get_inheritable(message.descriptor)
@@ -98,7 +99,7 @@ def test_a_socket_that_is_full_takes_no_descriptor(ends: tuple[Channel, Channel]
     one.send(LARGE)
     assert one.behind
     with pytest.raises(BlockingIOError):
-        one.send(Handed(1, "127.0.0.1:1"), one.fileno())
+        one.send(Handed(1, "127.0.0.1:1", 0), one.fileno())
 
 
 def test_the_last_message_waits_for_its_taker(ends: tuple[Channel, Channel]) -> None:
@@ -126,7 +127,7 @@ def test_a_side_that_is_gone_takes_everything(ends: tuple[Channel, Channel]) -> 
     other.send(Ready())  # unread when it goes: a reset
     one.close()
     other.send(LARGE)
-    other.send(Handed(1, "127.0.0.1:1"), other.fileno())
+    other.send(Handed(1, "127.0.0.1:1", 0), other.fileno())
     assert not other.behind
     list(other.receive())
     assert other.ended

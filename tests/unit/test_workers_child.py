@@ -130,7 +130,7 @@ def test_a_worker_that_takes_no_messages_is_killed(scripted: tuple[Child, Channe
 def test_a_worker_that_takes_no_sockets_is_killed(scripted: tuple[Child, Channel]) -> None:
     child, _ = scripted
     while child.ending() is None:
-        child.tell(Handed(1, "127.0.0.1:1"), 0)
+        child.tell(Handed(1, "127.0.0.1:1", 0), 0)
     assert child.ending() == {"pid": child.pid, "signal": signal.SIGKILL.name}
 
 

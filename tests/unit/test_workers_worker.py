@@ -53,7 +53,7 @@ class Parent:
         return pushed[-1].snapshot if pushed else {}
 
     def hand(self, number: int, listener: Listener) -> None:
-        self.channel.send(Handed(number, str(listener.address)), listener.socket.fileno())
+        self.channel.send(Handed(number, str(listener.address), listener.entry), listener.socket.fileno())
 
 
 @asynccontextmanager

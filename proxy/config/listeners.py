@@ -1,0 +1,42 @@
+"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short form `listen`."""
+
+# ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from proxy.config.declaration import key
+from proxy.config.values import IPNetwork, ListenAddress, ListenerMode
+
+if TYPE_CHECKING:
+    from proxy.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerConfig:
+    """`[[listeners]]`: one address that speaks more than plain HTTP. Plain ones can stand in `listen`."""
+
+    address: ListenAddress = key(doc="Where to listen: HOST:PORT (port 0: any free one) or unix:/path.")
+    mode: ListenerMode = key(
+        ListenerMode.HTTP,
+        doc="What comes in: HTTP, or any bytes (tcp), which are passed on as they are.",
+        why="Everything that the proxy knows is about HTTP.",
+    )
+    tls: bool = key(
+        False, doc="Speak TLS, with `[[certificates]]`.", why="Plain HTTP is what a balancer in front sends."
+    )
+    proxy_protocol: tuple[IPNetwork, ...] = key(
+        (),
+        doc="Peers that must begin each connection with a PROXY protocol header (v1 or v2), which then names "
+        "the client; all others must not.",
+        why="Whoever may send it chooses the address that is believed; so nobody does unless listed.",
+    )
+    upstream: str = key(
+        "", form="upstream", doc="tcp mode: the upstream that everything goes to; empty: the default one."
+    )
+
+
+def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
+    """Return all listeners: those of the short form ``listen`` first, then ``listeners``."""
+    return (*(ListenerConfig(address) for address in config.listen), *config.listeners)
