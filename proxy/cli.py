@@ -34,6 +34,7 @@ _KEY_FLAGS = {
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
+    "access.allowed_ip_blocks": ("LIST", "who may use what is not public: addresses and CIDR blocks"),
     "workers": ("N|auto", "worker processes; auto: one for each CPU"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
+    routes = commands.add_parser(
+        "routes", help="print where each path goes, who may ask for it, and its limits", allow_abbrev=False
+    )
+    _add_configuration_flags(routes)
+    routes.add_argument("--json", action="store_true", help="as JSON")
+    routes.set_defaults(command=_routes, parser=routes)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
     commands.add_parser(
@@ -129,10 +136,13 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     """Read the configuration; print every problem on a line of its own and return ``None`` if it is wrong."""
     from proxy.config.sources import Sources
     from proxy.errors import ConfigError
+    from proxy.rules.decide import Tables
 
     try:
         sources = Sources(options.config, _flags(options)).fetch()
-        return sources, sources.load(os.environ)
+        loaded = sources.load(os.environ)
+        Tables.of(loaded.config)  # the rules may find something wrong, too
+        return sources, loaded
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -164,6 +174,18 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
+    return 0
+
+
+def _routes(options: argparse.Namespace) -> int:
+    read = _load(options)
+    if read is None:
+        return 2
+    from proxy.routes import as_json, as_text
+    from proxy.rules.decide import Tables
+
+    config = read[1].config
+    sys.stdout.write((as_json if options.json else as_text)(config, Tables.of(config)))
     return 0
 
 

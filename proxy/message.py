@@ -104,7 +104,8 @@ class Peer:
     """Who is at the other end of the downstream socket, and how it reached us.
 
     ``ip`` is ``None`` for a Unix socket. ``listener`` is the listener's name for the log,
-    ``local_port`` the port that it was reached at (0 for a Unix socket).
+    ``local_port`` the port that it was reached at (0 for a Unix socket). ``client_certificate`` names the
+    subject of the certificate that it proved to own in TLS, ``None``: it showed none.
     """
 
     ip: IPAddress | None
@@ -113,6 +114,7 @@ class Peer:
     listener: str = ""
     local_port: int = 0
     preface: Preface | None = None
+    client_certificate: str | None = None
 
 
 class AddressSource(enum.Enum):
@@ -182,6 +184,32 @@ SDK_CLASSES = frozenset(
 path is never redirected."""
 
 
+class Access(enum.Enum):
+    """Who may ask for a path (rules/access.py): everybody; whoever has an ``Authorization: Bearer``, which
+    PostHog checks; whoever meets what `[access]` demands; nobody from outside."""
+
+    PUBLIC = "public"
+    BEARER = "bearer"
+    PROTECTED = "protected"
+    NEVER = "never"
+
+
+class Credential(enum.Enum):
+    """What only the outside can check: a password against its hash, a session with a service."""
+
+    BASIC = "basic"
+    FORWARD = "forward_auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The request may go on once its credentials are checked, in this order: all of them, or with
+    ``one_suffices`` any of them."""
+
+    credentials: tuple[Credential, ...]
+    one_suffices: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a path goes and what holds there. Sizes in bytes, times in seconds.
@@ -205,12 +233,14 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    access: Access = Access.PROTECTED
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send it on: the derived head, ready to be rendered (rules/forwarding.py made ``fields``).
-    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter."""
+    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter.
+    ``ask``: only after these credentials have been checked (serve/admission.py)."""
 
     route: Route
     client: ClientAddress
@@ -219,12 +249,15 @@ class Forward:
     request_id: str
     because: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    ask: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer it ourselves. ``reason`` is the machine word for log and counter, ``detail`` the
-    sentence for the client; ``close`` ends the connection afterwards (lingering)."""
+    sentence for the client; ``close`` ends the connection afterwards (lingering). ``fields`` are lines that
+    the answer has besides (a challenge, a place to sign in); with a ``body``, that stands in place of ours
+    and ``fields`` describe it."""
 
     status: int
     reason: str
@@ -235,6 +268,8 @@ class Refuse:
     retry_after: int | None = None
     route: Route | None = None
     because: tuple[str, ...] = ()
+    fields: Fields = ()
+    body: bytes | None = None
 
 
 Decision: TypeAlias = Forward | Refuse

@@ -30,6 +30,7 @@ from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
+from proxy.serve.admission import Admission
 from proxy.serve.connection import Connection
 from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
@@ -105,6 +106,7 @@ class Proxy:
             jitter=lambda: self._random.uniform(0.9, 1.1),
             error_fields=error_fields or {},
         )
+        self._runtime.admission = self._admission = Admission(self._runtime)
         if config.fast_path:
             self._runtime.fast = FastPath(self._runtime)
         self._given = listeners is not None
@@ -205,6 +207,7 @@ class Proxy:
             pool.close()
         for pool in self._pools.values():
             await pool.wait_closed()
+        await self._admission.close()
         self._splicer.close()
         if self._ticker is not None:
             self._ticker.cancel()

@@ -35,6 +35,7 @@ LAYERS = {
     "service": TOP,
     "workers": TOP,
     "doctor": TOP,
+    "routes": TOP,
     "cli": TOP,
     "standin": TOP,
     "__init__": TOP,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import environment, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
+from proxy.config.htpasswd import HtpasswdError, read_htpasswd
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
 from proxy.config.schema import Config, TcpAddress, UpstreamConfig
@@ -36,6 +37,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
+        "access.allowed_ip_blocks": "--allowed-ip-blocks",
         "workers": "--workers",
         "log.format": "--log-format",
         "log.access": "--access-log",
@@ -142,6 +144,7 @@ def _combine(readings: list[Reading]) -> Config:
     config = _give_way(_build(given, upstreams), given)
     problems += contradictions(config, given, upstreams)
     problems += _unreadable_authorities(config, given)
+    problems += _unreadable_passwords(config, given)
     if problems:
         raise ConfigError(*problems)
     return config
@@ -204,6 +207,19 @@ def _unreadable_authorities(config: Config, given: Mapping[str, Setting]) -> lis
             setting = given[f"upstreams.{name}.ca_file"]
             problems.append(Problem(setting.said, shown(upstream.ca_file), failure, setting.where))
     return problems
+
+
+def _unreadable_passwords(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    """Find out whether the file of users can be used."""
+    path = config.access.basic_auth_file
+    if not path:
+        return []
+    try:
+        read_htpasswd(path)
+    except HtpasswdError as error:
+        setting = given["access.basic_auth_file"]
+        return [Problem(setting.said, shown(path), str(error), setting.where)]
+    return []
 
 
 def _authorities_failure(path: str) -> str | None:

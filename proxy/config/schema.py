@@ -2,8 +2,8 @@
 
 The dataclasses are the schema: `load.py` reads a mapping into them, and the documentation page is
 generated from the metadata that ``key`` attaches. Sections are TOML tables of the same name. A running
-proxy never changes its ``Config``; a reload builds a new one. The larger sections stand in limits.py and
-upstreams.py; whoever uses the configuration imports everything from here.
+proxy never changes its ``Config``; a reload builds a new one. The larger sections stand in access.py,
+limits.py and upstreams.py; whoever uses the configuration imports everything from here.
 """
 
 # ruff: noqa: RUF009, TC001, TC003 -- `key` is dataclasses.field with metadata, and the annotations are
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.config.access import AccessConfig
 from proxy.config.declaration import KIB, MIB, key
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
@@ -26,11 +27,12 @@ from proxy.config.values import (
     ListenerMode,
     LogFormat,
     LogLevel,
+    Satisfy,
     TcpAddress,
     UnixAddress,
     UpstreamUrl,
 )
-from proxy.message import EndpointClass
+from proxy.message import Access, EndpointClass
 
 __all__ = [
     "KIB",
@@ -53,6 +55,7 @@ __all__ = [
     "PoolConfig",
     "PosthogConfig",
     "RouteConfig",
+    "Satisfy",
     "TcpAddress",
     "TimeoutsConfig",
     "TrustConfig",
@@ -83,6 +86,13 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    access: Access | None = key(
+        None,
+        doc="Who may ask for the path, whatever its class. `public`: everybody. `bearer`: whoever has an "
+        "`Authorization: Bearer`, which PostHog checks; others as `protected`. `protected`: whoever "
+        "`[access]` lets in. `never`: nobody. A prefix closes nothing that the built-in table opens, unless "
+        "it lies within that line of the table, and opens nothing that must never be public.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +160,6 @@ class ForwardingConfig:
         form="odd_header",
         doc="Header names with `_` or `.` that may pass; all others of that kind are dropped and counted.",
         why="Django maps `_` and `-` to one name, so X_Forwarded_For could impersonate ours.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class AccessConfig:
-    """`[access]`: who may ask for what."""
-
-    allowed_hosts: tuple[str, ...] = key(
-        ("*",),
-        minimum=1,
-        form="host_pattern",
-        doc="Hosts that are served, as Django reads them: a name, `.example.com` with all below it, or `*`. "
-        "Others get 421.",
-        why="PostHog's own default.",
     )
 
 

@@ -1,7 +1,7 @@
 """One request head to one decision: where the rules meet.
 
 The order is fixed: client address, route, then the reasons to refuse (host not served, ambiguous path,
-never public, declared size), then the outgoing head. The route is looked up before the host is judged
+access, declared size), then the outgoing head. The route is looked up before the host is judged
 because its class says how even that refusal is answered (CORS on SDK paths).
 
 ``because`` tells the steps that were taken, as sentences for `explain` and for error logs.
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from proxy.config.presets import DEFAULT_UPSTREAM
 from proxy.config.schema import HostPolicy, UpstreamConfig
 from proxy.errors import ConfigError, Problem
-from proxy.message import EndpointClass, Forward, FramingKind, Refuse
-from proxy.rules.access import Denial, HostTable, class_denial, host_denial
+from proxy.message import Ask, EndpointClass, Forward, FramingKind, Refuse
+from proxy.rules.access import AccessTable, Denial, HostTable, access_verdict, host_denial
 from proxy.rules.address import TrustTable, client_address
+from proxy.rules.forward_auth import ForwardAuthTable
 from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
 from proxy.rules.routing import Mismatch, RoutingTable
 
@@ -35,6 +36,10 @@ class UpstreamName:
     authority: bytes
     keep: bool
 
+    def host(self, asked: bytes | None) -> bytes:
+        """Return the Host to send for a request that came with ``asked``."""
+        return asked if self.keep and asked is not None else self.authority
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -42,13 +47,16 @@ class Tables:
 
     trust: TrustTable
     hosts: HostTable
+    access: AccessTable
+    forward_auth: ForwardAuthTable
     routing: RoutingTable
     forwarding: ForwardingTable
     upstreams: Mapping[str, UpstreamName]
 
     @classmethod
     def of(cls, config: Config) -> Tables:
-        """Build all tables. Raises ``ConfigError`` for a route that cannot be taken or followed."""
+        """Build all tables. Raises ``ConfigError`` for a route that cannot be taken or followed, or a header
+        that forward authentication cannot send or take."""
         routing = RoutingTable.of(config)
         upstreams = {name: _named(upstream) for name, upstream in configured_upstreams(config).items()}
         known = ", ".join(sorted(upstreams)) or "none is configured"
@@ -57,11 +65,14 @@ class Tables:
             raise ConfigError(
                 *(Problem("upstreams", name, f"no such upstream; known: {known}") for name in missing)
             )
+        forward_auth = ForwardAuthTable.of(config.access)
         return cls(
             TrustTable.of(config.trust),
             HostTable.of(config.access),
+            AccessTable.of(config.access),
+            forward_auth,
             routing,
-            ForwardingTable.of(config.forwarding),
+            ForwardingTable.of(config.forwarding, forward_auth.copy),
             upstreams,
         )
 
@@ -82,13 +93,16 @@ def decide(head: RequestHead, peer: Peer, tables: Tables, request_id: str) -> De
     trusted peer named another. Equal arguments give equal decisions, so a decision can be cached."""
     client = client_address(peer, head.fields, tables.trust)
     routed = tables.routing.route(head.target)
-    denial: Denial | Mismatch | None = host_denial(head.host, tables.hosts)
+    denial = host_denial(head.host, tables.hosts, head.target)
     if isinstance(routed, Mismatch):
-        return _refuse(denial or routed, head, client, None)
-    denial = denial or class_denial(routed.cls) or _size_denial(head, routed)
+        ambiguous = Denial(routed.status, routed.reason, routed.detail)
+        return refuse(denial or ambiguous, head, client, None)
+    verdict = denial or access_verdict(routed.access, head, client, peer, tables.access)
+    ask = verdict if isinstance(verdict, Ask) else None
+    denial = verdict if isinstance(verdict, Denial) else _size_denial(head, routed)
     if denial is not None:
-        return _refuse(denial, head, client, routed)
-    return _forward(head, peer, tables, request_id, client, routed)
+        return refuse(denial, head, client, routed)
+    return _forward(head, peer, tables, request_id, client, routed, ask)
 
 
 def _size_denial(head: RequestHead, route: Route) -> Denial | None:
@@ -98,9 +112,8 @@ def _size_denial(head: RequestHead, route: Route) -> Denial | None:
     return Denial(413, "body_too_large", f"the body is larger than {route.body_limit} bytes")
 
 
-def _refuse(
-    denial: Denial | Mismatch, head: RequestHead, client: ClientAddress, route: Route | None
-) -> Refuse:
+def refuse(denial: Denial, head: RequestHead, client: ClientAddress, route: Route | None) -> Refuse:
+    """Return the decision not to forward, for this reason."""
     return Refuse(
         status=denial.status,
         reason=denial.reason,
@@ -115,11 +128,20 @@ def _refuse(
             *(() if route is None else (_route_sentence(route),)),
             f"refused with {denial.status} {denial.reason}: {denial.detail}",
         ),
+        retry_after=denial.retry_after,
+        fields=denial.fields,
+        body=denial.body,
     )
 
 
 def _forward(
-    head: RequestHead, peer: Peer, tables: Tables, request_id: str, client: ClientAddress, route: Route
+    head: RequestHead,
+    peer: Peer,
+    tables: Tables,
+    request_id: str,
+    client: ClientAddress,
+    route: Route,
+    ask: Ask | None,
 ) -> Forward:
     host = upstream_host(tables, route, head.host)
     request_id = effective_request_id(head, client, request_id)
@@ -135,6 +157,9 @@ def _forward(
         allowed_host=tables.hosts.allows,
     )
     because = [*_client_trail(client), _route_sentence(route)]
+    if ask is not None:
+        checks = f" {'or' if ask.one_suffices else 'and'} ".join(each.value for each in ask.credentials)
+        because.append(f"passes only after a check: {checks}")
     because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
     if head.websocket:
         because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
@@ -148,13 +173,13 @@ def _forward(
         request_id=request_id,
         because=tuple(because),
         dropped=outgoing.dropped,
+        ask=ask,
     )
 
 
 def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:
     """Return the Host to send upstream for a request that came with ``host``."""
-    upstream = tables.upstreams[route.upstream]
-    return host if upstream.keep and host is not None else upstream.authority
+    return tables.upstreams[route.upstream].host(host)
 
 
 def _client_trail(client: ClientAddress) -> list[str]:

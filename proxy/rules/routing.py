@@ -1,11 +1,11 @@
 """Which route a request target takes: path in, ``Route`` or ``Mismatch`` out.
 
-A path is read twice: as received, and as the most forgiving server behind us might read it (see
-``canonical``). Both readings must lead to the same route. If they do not, the request is refused, because
-a rule that holds for one reading would not hold for the other. What is forwarded is never touched:
-nobody's slash is added, removed or collapsed.
+A path is read as received, and as the most forgiving server behind us might read it (see ``canonical``),
+also one that decodes twice. All readings must lead to the same route. If they do not, the request is
+refused, because a rule that holds for one reading would not hold for the other. What is forwarded is never
+touched: nobody's slash is added, removed or collapsed.
 
-Why comparing two readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
+Why comparing these readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
 partial reading (decoded but not collapsed, collapsed but not decoded, ...) matches a pattern, the
 canonical one matches it too.
 """
@@ -19,10 +19,11 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
-from proxy.message import SDK_CLASSES, EndpointClass, Route
+from proxy.message import SDK_CLASSES, Access, EndpointClass, Route
+from proxy.rules.access import ACCESS, opener
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from proxy.config.schema import Config, LimitsConfig, RouteConfig, TimeoutsConfig
 
@@ -77,6 +78,21 @@ def canonical(path: bytes) -> bytes | None:
     return b"/" + b"/".join(kept)
 
 
+def _readings(path: bytes) -> Iterator[bytes | None]:
+    """What servers make of ``path`` beside itself: decoded once, and decoded twice with the parameters
+    taken out between or only then. ``None``: none of them is sure."""
+    once = canonical(path)
+    if once == path:
+        return
+    yield once
+    if once is None:
+        return
+    decoded = unquote_to_bytes(path)
+    if b"%" in decoded:
+        yield canonical(once)
+        yield canonical(decoded)
+
+
 @dataclass(frozen=True, slots=True)
 class _Matcher(Generic[T]):
     """Patterns to values: exact paths first, then those with wildcards, then the longest prefix.
@@ -122,15 +138,36 @@ class _Matcher(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class _Configured:
+    """What a configured route makes of a path, by the class that the built-in table gives that path.
+
+    ``meant`` where the route is about that line of the table: it names the path, or lies within the line.
+    ``covered`` where its prefix only happens to cover it: that closes nothing that the line opens.
+    """
+
+    prefix: str
+    meant: Mapping[EndpointClass, Route]
+    covered: Mapping[EndpointClass, Route]
+
+    def of(self, built_in: Route, *, named: bool) -> Route:
+        """``named``: the pattern is the path itself."""
+        line = built_in.name
+        within = line.endswith("*") and self.prefix.startswith(line[:-1])
+        return (self.meant if named or within else self.covered)[built_in.cls]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Every route of one configuration. Built once; size: the built-in table plus ten routes for each
+    """Every route of one configuration. Built once; size: the built-in table plus twenty routes for each
     configured one (a prefix may cover paths of every class)."""
 
-    _configured: _Matcher[Mapping[EndpointClass, Route]]
+    _configured: _Matcher[_Configured]
     _built_in: _Matcher[Route]
     _default: Route
     upstreams: frozenset[str]
     """Names of all upstreams that some route leads to."""
+    patterns: tuple[str, ...]
+    """Every pattern that a path can match, configured ones first."""
 
     @classmethod
     def of(cls, config: Config) -> RoutingTable:
@@ -144,10 +181,13 @@ class RoutingTable:
             return _route(name, endpoint, DEFAULT_UPSTREAM, config.limits, config.timeouts)
 
         return cls(
-            _Matcher.of((route.path, True, _by_class(route, config)) for route in config.routes),
+            _Matcher.of((route.path, True, _configured(route, config)) for route in config.routes),
             _Matcher.of((preset.path, preset.slash, plain(preset.path, preset.cls)) for preset in BUILT_IN),
             plain(DEFAULT_ROUTE, EndpointClass.PROTECTED),
             frozenset({DEFAULT_UPSTREAM, *(route.upstream for route in config.routes if route.upstream)}),
+            tuple(
+                dict.fromkeys([*(route.path for route in config.routes), *(line.path for line in BUILT_IN)])
+            ),
         )
 
     def route(self, target: bytes) -> Route | Mismatch:
@@ -158,12 +198,12 @@ class RoutingTable:
         if target == b"*":
             return self._default
         path = target.partition(b"?")[0]
-        reading = canonical(path) if path.startswith(b"/") else None
-        if reading is None:
+        if not path.startswith(b"/"):
             return _AMBIGUOUS
-        route = self._at(reading)
-        if reading != path and self._at(path) != route:
-            return _AMBIGUOUS
+        route = self._at(path)
+        for reading in _readings(path):
+            if reading is None or self._at(reading) != route:
+                return _AMBIGUOUS
         return route
 
     def _at(self, path: bytes) -> Route:
@@ -172,11 +212,11 @@ class RoutingTable:
         configured = self._configured.find(path)
         if configured is None:
             return built_in
-        by_class, named = configured
+        route, named = configured
         # A prefix such as `/*` is not meant to open what must never be public: only its own name does.
         if built_in.cls is EndpointClass.NEVER and not named:
             return built_in
-        return by_class[built_in.cls]
+        return route.of(built_in, named=named)
 
 
 def _is_plain(pattern: str) -> bool:
@@ -188,15 +228,17 @@ def _unreachable(pattern: str) -> Problem:
     return Problem("routes[].path", pattern, "must begin with / and hold no %, ;, \\, // or dot segment")
 
 
-def _by_class(route: RouteConfig, config: Config) -> Mapping[EndpointClass, Route]:
-    """What ``route`` makes of a path, by the class that the built-in table gives that path."""
+def _configured(route: RouteConfig, config: Config) -> _Configured:
     made = {cls: _configured_route(route, cls, config) for cls in EndpointClass}
-    return made if route.cls is None else dict.fromkeys(EndpointClass, made[route.cls])
+    meant = made if route.cls is None else dict.fromkeys(EndpointClass, made[route.cls])
+    covered = {cls: _with_access(each, opener(each.access, ACCESS[cls])) for cls, each in meant.items()}
+    return _Configured(route.path.removesuffix("*"), meant, covered)
 
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
     made = _route(route.path, cls, upstream, config.limits, config.timeouts)
+    made = made if route.access is None else _with_access(made, route.access)
     return replace(
         made,
         body_limit=made.body_limit if route.body_limit is None else route.body_limit,
@@ -208,6 +250,11 @@ def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) ->
         else route.answer_stall_timeout,
         websocket=made.websocket if route.websocket is None else route.websocket,
     )
+
+
+def _with_access(route: Route, access: Access) -> Route:
+    """The fast path asks nobody for credentials, so it takes what is public."""
+    return replace(route, access=access, fast=route.cls in _FAST and access is Access.PUBLIC)
 
 
 def _route(
@@ -227,6 +274,7 @@ def _route(
         websocket=cls in _WEBSOCKET,
         spoolable=cls in _SPOOLABLE,
         fast=cls in _FAST,
+        access=ACCESS[cls],
     )
 
 
