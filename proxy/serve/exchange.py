@@ -154,9 +154,6 @@ class Exchange:
         request_id = self._runtime.request_id() if begun is None else begun.request_id
         decision = decide(self._head, self._connection.peer, self._runtime.tables, request_id)
         record.decided(decision)
-        if isinstance(decision, Forward) and decision.ask is not None:
-            assert self._runtime.admission is not None
-            decision = await self._runtime.admission.admit(decision, decision.ask, self._head)
         if isinstance(decision, Refuse):
             self.cls = decision.cls
             return self._refuse(decision)
@@ -171,6 +168,11 @@ class Exchange:
         )
         if begun is not None:
             self._body.complete(len(begun.body))
+        if decision.ask is not None:
+            assert self._runtime.admission is not None
+            decision = await self._runtime.admission.admit(decision, decision.ask, self._head)
+            if isinstance(decision, Refuse):
+                return self._refuse(decision)
         return await self._forward(decision, self._body)
 
     def _refuse(self, refuse: Refuse) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.config.schema import Config, LimitsConfig, RouteConfig, TimeoutsConfig
 from proxy.errors import ConfigError
-from proxy.message import EndpointClass, Route
+from proxy.message import Access, EndpointClass, Route
 from proxy.rules.routing import Mismatch, RoutingTable, canonical
 
 TABLE = RoutingTable.of(Config())
@@ -196,6 +196,61 @@ class TestWhatHoldsForAClass:
 
 def configured(*routes: RouteConfig) -> RoutingTable:
     return RoutingTable.of(Config(routes=routes))
+
+
+class TestAccess:
+    @pytest.mark.parametrize(
+        ("target", "access"),
+        [
+            ("/e", Access.PUBLIC),
+            ("/static/x", Access.PUBLIC),
+            ("/shared/x", Access.PUBLIC),
+            ("/flags/definitions", Access.BEARER),
+            ("/login", Access.PROTECTED),
+            ("/E", Access.PROTECTED),
+            ("/metrics", Access.NEVER),
+        ],
+    )
+    def test_by_class(self, target: str, access: Access) -> None:
+        assert route(target).access is access
+
+    @pytest.mark.parametrize("access", Access)
+    def test_a_path_that_is_named_has_the_access_that_is_said(self, access: Access) -> None:
+        for path in ("/flags", "/metrics", "/x", "/api/feature_flag/local_evaluation"):
+            found = route(path, configured(RouteConfig(path, access=access)))
+            assert found.access is access
+            assert found.cls is route(path).cls  # only who may ask, nothing else
+
+    @pytest.mark.parametrize("access", [Access.PROTECTED, Access.NEVER, Access.BEARER])
+    def test_a_prefix_closes_nothing_that_it_only_covers(self, access: Access) -> None:
+        table = configured(RouteConfig("/*", access=access), RouteConfig("/s*", access=access))
+        for path in ("/e", "/s", "/static/x", "/surveys", "/shared/x", "/_health", "/flags/stream"):
+            assert route(path, table).access is Access.PUBLIC
+        assert route("/flags/definitions", table).access is Access.BEARER
+        assert route("/login", table).access is access
+        assert route("/metrics", table).access is Access.NEVER
+
+    def test_a_class_for_a_prefix_closes_nothing_either(self) -> None:
+        table = configured(RouteConfig("/*", cls=EndpointClass.PROTECTED))
+        assert (route("/e", table).cls, route("/e", table).access) == (
+            EndpointClass.PROTECTED,
+            Access.PUBLIC,
+        )
+
+    @pytest.mark.parametrize("prefix", ["/shared/*", "/shared/secret*", "/static/internal/*"])
+    def test_a_prefix_within_a_line_of_the_table_means_it(self, prefix: str) -> None:
+        table = configured(RouteConfig(prefix, access=Access.PROTECTED))
+        assert route(prefix[:-1] + "x", table).access is Access.PROTECTED
+
+    def test_a_prefix_can_open_what_is_protected_and_never_what_must_not_be_public(self) -> None:
+        table = configured(RouteConfig("/*", access=Access.PUBLIC))
+        assert route("/login", table).access is Access.PUBLIC
+        assert route("/metrics", table).access is Access.NEVER
+
+    @pytest.mark.parametrize(("access", "fast"), [(Access.PUBLIC, True), (Access.PROTECTED, False)])
+    def test_only_what_is_public_is_fast(self, access: Access, fast: bool) -> None:
+        assert route("/e", configured(RouteConfig("/e", access=access))).fast is fast
+        assert not route("/login", configured(RouteConfig("/login", access=access))).fast
 
 
 class TestConfiguredRoutes:
@@ -405,3 +460,25 @@ class TestPathsWithTwoMeanings:
 )
 def test_canonical(path: bytes, reading: bytes | None) -> None:
     assert canonical(path) == reading
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/%252e%252e/api/users",
+        "/static/%%32e%%32e/api/users",
+        "/static/x%252f..%252f..%252fapi",
+        "/static/x;%252f..%252f..%252fapi",
+        "/metri%2563s",
+        "/metri%2563s;%252fx",
+        "/static/%2500",
+        "/%2573tatic/x",
+    ],
+)
+def test_what_a_second_decoding_would_change_is_ambiguous(target: str) -> None:
+    assert mismatch(target).status == 400
+
+
+@pytest.mark.parametrize("target", ["/person/100%25", "/person/a%252Fb", "/static/%25", "/person/%25zz"])
+def test_an_escaped_percent_sign_is_not(target: str) -> None:
+    assert route(target).name in ("app", "/static/*")
