@@ -40,7 +40,7 @@ ACCESS: Mapping[EndpointClass, Access] = {
 }
 """Who may ask for a path, by its class (PostHog's public endpoints)."""
 
-_OPENNESS = (Access.PUBLIC, Access.BEARER)
+_STRICTNESS = {Access.PUBLIC: 0, Access.BEARER: 1, Access.PROTECTED: 2, Access.NEVER: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,15 @@ NOT_ALLOWED = Denial(403, "not_allowed", "you are not allowed here")
 """Any one demand would do, and none that can be checked at once is met."""
 
 
+def is_stricter(access: Access, other: Access) -> bool:
+    """Whether ``access`` is for fewer than ``other``."""
+    return _STRICTNESS[access] > _STRICTNESS[other]
+
+
 def opener(access: Access, usual: Access) -> Access:
-    """Return ``access``, unless it closes what is usually open to more."""
-    if usual not in _OPENNESS or (access in _OPENNESS and _OPENNESS.index(access) <= _OPENNESS.index(usual)):
-        return access
-    return usual
+    """Return ``access``, unless it closes what is usually open."""
+    closes = is_stricter(access, usual) and is_stricter(Access.PROTECTED, usual)
+    return usual if closes else access
 
 
 # --- hosts ---------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Which route a request target takes: path in, ``Route`` or ``Mismatch`` out.
 
-A path is read as received, and as the most forgiving server behind us might read it (see ``canonical``),
-also one that decodes twice. All readings must lead to the same route. If they do not, the request is
-refused, because a rule that holds for one reading would not hold for the other. What is forwarded is never
-touched: nobody's slash is added, removed or collapsed.
+A path is read as received, and as the most forgiving servers behind us might read it (``_readings``). All
+readings must lead to the same route. If they do not, the request is refused, because a rule that holds for
+one reading would not hold for the other; and none may be stricter in small letters. What is forwarded is
+never touched: nobody's slash is added, removed or collapsed.
 
 Why comparing these readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
 partial reading (decoded but not collapsed, collapsed but not decoded, ...) matches a pattern, the
@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
 from proxy.message import SDK_CLASSES, Access, EndpointClass, Route
-from proxy.rules.access import ACCESS, opener
+from proxy.rules.access import ACCESS, is_stricter, opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +39,7 @@ _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
 _UNCLEAN = re.compile(rb"[%;\\\x00]|//|/\.")
 _WILDCARD = re.compile(rb"<[^/<>]*>")
+_END = re.compile(rb"[?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ _AMBIGUOUS = Mismatch(
 
 
 def canonical(path: bytes) -> bytes | None:
-    """Return ``path`` (which begins with ``/``) as a forgiving server would read it.
+    """Return ``path`` (which begins with ``/``, or is empty) as a forgiving server would read it.
 
     Percent-escapes are decoded once (malformed ones stay as they are), a backslash becomes a slash,
     ``;parameters`` of a segment and empty segments go; a trailing slash stays. ``None`` if a segment
@@ -79,18 +80,25 @@ def canonical(path: bytes) -> bytes | None:
 
 
 def _readings(path: bytes) -> Iterator[bytes | None]:
-    """What servers make of ``path`` beside itself: decoded once, and decoded twice with the parameters
-    taken out between or only then. ``None``: none of them is sure."""
+    """What servers make of ``path`` beside itself. ``None``: they would not agree where it leads.
+
+    Decoded once; decoded twice, parameters taken out between or only then; and in each of these ended by a
+    `?` or `#` that was encoded before.
+    """
     once = canonical(path)
     if once == path:
         return
     yield once
-    if once is None:
-        return
     decoded = unquote_to_bytes(path)
-    if b"%" in decoded:
+    texts = [decoded]
+    if once is not None and b"%" in decoded:
         yield canonical(once)
         yield canonical(decoded)
+        texts.append(unquote_to_bytes(decoded))
+    for text in texts:
+        end = _END.search(text)
+        if end is not None:
+            yield canonical(text[: end.start()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,8 @@ class RoutingTable:
     configured one (a prefix may cover paths of every class)."""
 
     _configured: _Matcher[_Configured]
+    _folded: _Matcher[_Configured]
+    """The same with patterns in small letters."""
     _built_in: _Matcher[Route]
     _default: Route
     upstreams: frozenset[str]
@@ -180,8 +190,10 @@ class RoutingTable:
         def plain(name: str, endpoint: EndpointClass) -> Route:
             return _route(name, endpoint, DEFAULT_UPSTREAM, config.limits, config.timeouts)
 
+        configured = [(route.path, True, _configured(route, config)) for route in config.routes]
         return cls(
-            _Matcher.of((route.path, True, _configured(route, config)) for route in config.routes),
+            _Matcher.of(configured),
+            _Matcher.of((path.lower(), slash, route) for path, slash, route in configured),
             _Matcher.of((preset.path, preset.slash, plain(preset.path, preset.cls)) for preset in BUILT_IN),
             plain(DEFAULT_ROUTE, EndpointClass.PROTECTED),
             frozenset({DEFAULT_UPSTREAM, *(route.upstream for route in config.routes if route.upstream)}),
@@ -200,16 +212,25 @@ class RoutingTable:
         path = target.partition(b"?")[0]
         if not path.startswith(b"/"):
             return _AMBIGUOUS
-        route = self._at(path)
+        route = self._at(path, self._configured)
+        if self._closes_in_small_letters(path, route):
+            return _AMBIGUOUS
         for reading in _readings(path):
-            if reading is None or self._at(reading) != route:
+            if reading is None or self._at(reading, self._configured) != route:
+                return _AMBIGUOUS
+            if self._closes_in_small_letters(reading, route):
                 return _AMBIGUOUS
         return route
 
-    def _at(self, path: bytes) -> Route:
+    def _closes_in_small_letters(self, path: bytes, route: Route) -> bool:
+        """Would a server that takes capitals for small letters lead to what is for fewer?"""
+        small = path.lower()
+        return small != path and is_stricter(self._at(small, self._folded).access, route.access)
+
+    def _at(self, path: bytes, routes: _Matcher[_Configured]) -> Route:
         found = self._built_in.find(path)
         built_in = self._default if found is None else found[0]
-        configured = self._configured.find(path)
+        configured = routes.find(path)
         if configured is None:
             return built_in
         route, named = configured

@@ -242,6 +242,13 @@ class TestAccess:
         table = configured(RouteConfig(prefix, access=Access.PROTECTED))
         assert route(prefix[:-1] + "x", table).access is Access.PROTECTED
 
+    def test_small_letters_close_and_never_open(self) -> None:
+        for pattern in ("/static/internal/*", "/static/Internal/*"):
+            table = configured(RouteConfig(pattern, access=Access.PROTECTED))
+            for path in ("/static/INTERNAL/x", "/static/iNTERNAL%2fx"):
+                assert mismatch(path, table).status == 400
+        assert route("/STATIC/x", table).access is Access.PROTECTED
+
     def test_a_prefix_can_open_what_is_protected_and_never_what_must_not_be_public(self) -> None:
         table = configured(RouteConfig("/*", access=Access.PUBLIC))
         assert route("/login", table).access is Access.PUBLIC
@@ -414,7 +421,7 @@ class TestPathsWithTwoMeanings:
             ("/api/projects/1/a%2fb", EndpointClass.PROTECTED),
             ("/person/%zz%", EndpointClass.PROTECTED),
             ("/person//x", EndpointClass.PROTECTED),
-            ("/e%3f", EndpointClass.PROTECTED),
+            ("/x%3f", EndpointClass.PROTECTED),
             ("/insights;v=1", EndpointClass.PROTECTED),
             ("/static/a%20b.js", EndpointClass.SDK_READ),
             ("/static//array.js", EndpointClass.SDK_READ),
@@ -472,13 +479,23 @@ def test_canonical(path: bytes, reading: bytes | None) -> None:
         "/metri%2563s",
         "/metri%2563s;%252fx",
         "/static/%2500",
+        "/e%3f",
+        "/metrics%3fx",
+        "/metrics%253f",
+        "/metrics;%23",
+        "/login%3f/../x",
+        "/METRICS",
+        "/%4dETRICS",
         "/%2573tatic/x",
     ],
 )
-def test_what_a_second_decoding_would_change_is_ambiguous(target: str) -> None:
+def test_what_another_server_would_read_otherwise_is_ambiguous(target: str) -> None:
     assert mismatch(target).status == 400
 
 
-@pytest.mark.parametrize("target", ["/person/100%25", "/person/a%252Fb", "/static/%25", "/person/%25zz"])
-def test_an_escaped_percent_sign_is_not(target: str) -> None:
+@pytest.mark.parametrize(
+    "target",
+    ["/person/100%25", "/person/a%252Fb", "/static/%25", "/person/%25zz", "/person/a%3Fb", "/Static/x"],
+)
+def test_an_escape_that_changes_nothing_is_not(target: str) -> None:
     assert route(target).name in ("app", "/static/*")
