@@ -252,7 +252,20 @@ configurations = st.fixed_dictionaries(
             ]
         ),
         "forwarding": st.sampled_from([{}, {"chain": "append"}, {"anonymise": True}, {"via": True}]),
-        "access": st.sampled_from([{}, {}, {}, {"allowed_hosts": [".example"]}]),
+        "access": st.sampled_from(
+            [
+                {},
+                {},
+                {},
+                {"allowed_hosts": [".example"]},
+                {"allowed_hosts": [".example"], "probe_paths": ["/flags/", "/static/array.js"]},
+                {"allowed_ip_blocks": ["203.0.113.0/29"]},
+                {"forward_auth": "default", "forward_auth_copy": ["X-A", "Accept"]},
+            ]
+        ),
+        "routes": st.sampled_from(
+            [[], [], [{"path": "/e", "access": "protected"}, {"path": "/flags", "access": "bearer"}]]
+        ),
         "limits": st.sampled_from(
             [
                 {},
