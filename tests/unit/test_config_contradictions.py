@@ -55,6 +55,18 @@ def problems(**mapping: Any) -> list[str]:
             "file: health.open_min = 100: must not exceed health.open_max = 60 (the default)",
         ),
         (
+            {"access": {"client_certificate": True}},
+            "file: access.client_certificate = true: no listener speaks TLS",
+        ),
+        (
+            {"access": {"forward_auth": "sso"}},
+            'file: access.forward_auth = "sso": is not an upstream; there are: default',
+        ),
+        (
+            {"access": {"forward_auth_copy": ["Remote-User"]}},
+            "file: access.forward_auth_copy = a list of 1: only means something with access.forward_auth",
+        ),
+        (
             {"timeouts": {"drain": 1, "drain_streams": 2}},
             "timeouts.drain_streams = 2: must not exceed timeouts.drain = 1",
         ),
@@ -230,3 +242,13 @@ def test_an_endless_redirect_is_foreseen() -> None:
     assert warning.startswith("posthog.secure_ssl_redirect = true while no proxy is trusted")
     for cure in ("trust.proxies", "--trusted-proxies", "TRUSTED_PROXIES", "DISABLE_SECURE_SSL_REDIRECT=true"):
         assert cure in warning
+
+
+def test_demands_that_can_be_met() -> None:
+    assert problems(access={"forward_auth": "default", "forward_auth_path": "/x"}) == []
+    finished = Config(
+        upstreams={"default": UpstreamConfig(UpstreamUrl(TcpAddress("web", 8000)))},
+        access=AccessConfig(forward_auth="sso"),
+    )
+    (found,) = contradictions(finished, {}, ["default"])
+    assert (found.key, found.where) == ("access.forward_auth", "default")
