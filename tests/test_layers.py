@@ -31,6 +31,7 @@ LAYERS = {
     "net": 4,
     "spool": 5,
     "serve": 6,
+    "accepting": TOP,
     "server": TOP,
     "service": TOP,
     "workers": TOP,

@@ -177,6 +177,13 @@ class TimeoutsConfig:
         doc="Whole request head, from its first byte.",
         why="A per-read timer lets one byte per interval live for ever.",
     )
+    proxy_protocol: float = key(
+        5.0,
+        unit="s",
+        minimum=0.1,
+        doc="PROXY protocol header, and on a TLS listener the first byte, from the connection's begin.",
+        why="The protocol's text asks for at least 3: one lost packet is sent again by then.",
+    )
     body_stall: float = key(
         30.0,
         unit="s",

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING
 from proxy.clock import NEVER
 from proxy.errors import Violation
 from proxy.message import Peer
+from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
-from proxy.rules.address import parse_address
+from proxy.rules.address import peer_address
 from proxy.rules.answers import answer_violation
 from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
@@ -39,7 +40,8 @@ from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_lim
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
-    from proxy.message import RequestHead
+    from proxy.message import Preface, RequestHead
+    from proxy.net.doorway import Guest
     from proxy.rules.answers import OwnAnswer
     from proxy.serve.runtime import Runtime
 
@@ -59,9 +61,12 @@ class State(enum.Enum):
 
 
 class Connection(Stream):
-    """The downstream protocol object; the event loop makes one per accepted socket."""
+    """The downstream protocol object; the event loop makes one per accepted socket.
 
-    def __init__(self, runtime: Runtime, listener: str) -> None:
+    :param guest: what the socket was before, where its first bytes had to be looked at.
+    """
+
+    def __init__(self, runtime: Runtime, listener: str, guest: Guest | None = None) -> None:
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
@@ -70,6 +75,7 @@ class Connection(Stream):
         )
         self.runtime = runtime
         self.listener = listener
+        self._guest = guest
         self.state = State.IDLE
         self.due = NEVER
         self.peer = Peer(None, listener=listener)
@@ -99,9 +105,12 @@ class Connection(Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         runtime = self.runtime
-        peer = self.peer = _peer_of(self.transport, self.listener)
-        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port}"
+        guest, self._guest = self._guest, None
+        peer = self.peer = _peer_of(self.transport, self.listener, guest.preface if guest else None)
+        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port} {peer.preface}"
         runtime.connections.add(self)
+        if guest is not None:
+            guest.gone()  # it counts as a connection from here on
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
         now = runtime.clock.monotonic()
@@ -109,12 +118,12 @@ class Connection(Stream):
         self.idle_since = now
         self.due = runtime.idle_until(now)
         runtime.deadlines.watch(self)
-        if len(runtime.connections) > runtime.connection_limit:
+        if runtime.present > runtime.connection_limit:
             # Accepted in one burst with the last one that there was a place for.
             runtime.counters.reject("connections")
             self._abort()
             return
-        self._admitted = runtime.admit_client(self.peer.ip)
+        self._admitted = runtime.admit_client(peer_address(self.peer))
         if not self._admitted:
             runtime.counters.reject("connections_per_client")
             self._abort()
@@ -165,8 +174,8 @@ class Connection(Stream):
         runtime.connections.discard(self)
         runtime.counters.open_connections -= 1
         if self._admitted:
-            runtime.forget_client(self.peer.ip)
-        runtime.on_closed(self)
+            runtime.forget_client(peer_address(self.peer))
+        runtime.on_closed()
 
     def expire(self) -> None:
         """The sweep found ``due`` in the past."""
@@ -397,12 +406,8 @@ class Connection(Stream):
         self.abort()
 
 
-def _peer_of(transport: asyncio.Transport, listener: str) -> Peer:
+def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None) -> Peer:
     tls = transport.get_extra_info("sslcontext") is not None
-    peername = transport.get_extra_info("peername")
-    sockname = transport.get_extra_info("sockname")
-    if not isinstance(peername, tuple):
-        return Peer(None, tls=tls, listener=listener)
-    # A zone on a link-local peer says which of our interfaces it came by, not who it is.
-    ip = parse_address(str(peername[0]).partition("%")[0].encode())
-    return Peer(ip, int(peername[1]), tls=tls, listener=listener, local_port=int(sockname[1]))
+    ip, port = peer_of(transport.get_extra_info("peername"))
+    local_port = 0 if ip is None else int(transport.get_extra_info("sockname")[1])
+    return Peer(ip, port, tls, listener, local_port, preface)

@@ -14,6 +14,7 @@ from proxy.rules.address import anonymised, is_public
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
     from proxy.message import ClientAddress, Decision, IPAddress, RequestHead, ResponseHead, Route
+    from proxy.net.doorway import Guest
     from proxy.net.pool import Lease
     from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
@@ -31,7 +32,7 @@ class Record:
         self._mark = self._now()
         self.route: Route | None = None
         self.retries = 0
-        self._line = _new_line(self._runtime, connection, started)
+        self._line = _new_line(self._runtime, connection.listener, connection.peer.ip, started)
         line = self._line
         line.method, line.target, line.host = head.method, head.target, head.host or b""
         line.bytes_in = head_size
@@ -135,7 +136,7 @@ def log_violation(
 ) -> None:
     """Write the record of bytes that were no request: there is no method, path or client to name."""
     runtime = connection.runtime
-    line = _new_line(runtime, connection, started)
+    line = _new_line(runtime, connection.listener, connection.peer.ip, started)
     line.method = b"-"
     line.client_ip = line.peer
     line.status = violation.status if bytes_out else 0
@@ -147,11 +148,20 @@ def log_violation(
     _count_and_write(runtime, line)
 
 
-def _new_line(runtime: Runtime, connection: Connection, started: float) -> AccessRecord:
+def log_turned_away(runtime: Runtime, listener: str, guest: Guest, violation: Violation) -> None:
+    """Write the record of a connection that was closed before anything was served on it."""
+    line = _new_line(runtime, listener, guest.ip, guest.came)
+    line.method = b"-"
+    line.client_ip = line.peer
+    line.t_total = runtime.clock.monotonic() - guest.came
+    line.error = f"{violation.reason}: {violation.detail}"
+    line.termination = termination(Cause.REFUSED, Phase.HEAD)
+    _count_and_write(runtime, line)
+
+
+def _new_line(runtime: Runtime, listener: str, peer: IPAddress | None, started: float) -> AccessRecord:
     now, wall = runtime.clock.monotonic(), runtime.clock.wall()
-    return AccessRecord(
-        ts=wall - (now - started), listener=connection.listener, peer=shown(runtime, connection.peer.ip)
-    )
+    return AccessRecord(ts=wall - (now - started), listener=listener, peer=shown(runtime, peer))
 
 
 def client_seen(runtime: Runtime, line: AccessRecord, client: ClientAddress) -> None:

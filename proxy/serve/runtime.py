@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
     from proxy.message import IPAddress
+    from proxy.net.doorway import Guest
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
@@ -42,8 +43,8 @@ def request_ids() -> Callable[[], str]:
 class Runtime:
     """The shared state of one ``Proxy``.
 
-    ``connections`` is bounded by ``connection_limit``; ``clients`` counts the connections of each
-    untrusted client network and is bounded by the former.
+    ``connections`` and ``guests`` together are bounded by ``connection_limit``; ``clients`` counts those of
+    each untrusted client network and is bounded by the former.
     """
 
     config: Config
@@ -56,7 +57,8 @@ class Runtime:
     access_log: BatchedLog
     error_log: BatchedLog
     encode_access: Callable[..., bytes]
-    on_closed: Callable[[Connection], None]
+    on_closed: Callable[[], None]
+    """Told after a client has left."""
     connection_limit: int
     request_id: Callable[[], str] = field(default_factory=request_ids)
     jitter: Callable[[], float] = field(default=lambda: 1.0)
@@ -68,6 +70,8 @@ class Runtime:
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
     connections: set[Connection] = field(default_factory=set)
+    guests: set[Guest] = field(default_factory=set)
+    """Sockets that are no connection yet (net/doorway.py)."""
     clients: dict[IPAddress, int] = field(default_factory=dict)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
@@ -77,6 +81,11 @@ class Runtime:
             self.error_log.write(
                 error_line(level, event, self.clock.wall(), self.config.log.format, **fields)
             )
+
+    @property
+    def present(self) -> int:
+        """How many clients there are, whatever they do."""
+        return len(self.connections) + len(self.guests)
 
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""
