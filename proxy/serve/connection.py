@@ -36,6 +36,7 @@ from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
 from proxy.serve.record import log_violation
 from proxy.wire.heads import read_request, render_response
+from proxy.wire.proxyproto import begins_header
 from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ class Connection(Stream):
     def _advance(self, *, general: bool = False) -> None:
         """Look for a complete request head in ``received`` and start its exchange; ``general``: the fast path
         has had its look."""
-        received = self.received
+        raw: bytes | bytearray
+        raw = received = self.received
         try:
             if self.state is State.IDLE:
                 if not received:
@@ -215,11 +217,11 @@ class Connection(Stream):
                 return
             if not general and self._writable and self._begin_fast():
                 return
-            raw = bytes(received[leading_blank(received) : end])
+            raw = bytes(received[:end])
             del received[:end]
-            head = read_request(raw, self._head_limits)
+            head = read_request(raw[leading_blank(raw) :], self._head_limits)
         except Violation as violation:
-            self._refuse(violation)
+            self._refuse(_hinted(violation) if begins_header(raw) else violation)
             return
         self.head_complete = self.runtime.clock.monotonic()
         self._start(head, end)
@@ -404,6 +406,12 @@ class Connection(Stream):
         self.state = State.CLOSING
         self.due = NEVER
         self.abort()
+
+
+def _hinted(violation: Violation) -> Violation:
+    """The same refusal, for bytes that are a PROXY header where none is expected."""
+    hint = "this is a PROXY protocol header, and listeners[].proxy_protocol does not list its sender"
+    return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")
 
 
 def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None) -> Peer:

@@ -54,7 +54,7 @@ class ProxyHeader:
     preface: Preface | None
 
 
-def begins_header(data: bytes) -> bool:
+def begins_header(data: bytes | bytearray) -> bool:
     """Whether bytes that were taken for a request begin like a PROXY header."""
     return data.startswith((SIGNATURE_V1, SIGNATURE_V2))
 

@@ -13,6 +13,7 @@ from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
 from proxy.net.listen import bind
 from proxy.server import Proxy
+from proxy.wire.proxyproto import LOCAL
 from tests.support.play import Play
 from tests.unit.test_serve_exchange import GET, OK
 
@@ -83,6 +84,17 @@ async def test_an_unlisted_peer_is_a_client_like_any_other() -> None:
     listener = {"address": "127.0.0.1:0", "proxy_protocol": ["192.0.2.0/24"]}
     async with before(listeners=[listener]) as play:
         assert b"X-Forwarded-For: 127.0.0.1\r\n" in await served(play, b"")
+
+
+@pytest.mark.parametrize("header", [HEADER, LOCAL])
+async def test_a_header_from_an_unlisted_peer_is_no_request(header: bytes) -> None:
+    async with Play() as play:
+        client = await play.client()
+        client.say(header + GET)
+        assert (await client.hear_answer())[0] == 400
+        line = await play.line()
+        assert "listeners[].proxy_protocol does not list its sender" in line["error"]
+        assert line["client_ip"] == "127.0.0.1"
 
 
 async def test_a_unix_socket_with_a_list_expects_it_of_everybody(tmp_path: Path) -> None:
