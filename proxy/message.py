@@ -104,7 +104,7 @@ class Peer:
     """Who is at the other end of the downstream socket, and how it reached us.
 
     ``ip`` is ``None`` for a Unix socket. ``listener`` is the listener's name for the log,
-    ``local_port`` the port that it was reached at (0 for a Unix socket).
+    ``local_ip`` and ``local_port`` where it reached us (``None`` and 0 for a Unix socket).
     """
 
     ip: IPAddress | None
@@ -113,6 +113,7 @@ class Peer:
     listener: str = ""
     local_port: int = 0
     preface: Preface | None = None
+    local_ip: IPAddress | None = None
 
 
 class AddressSource(enum.Enum):

@@ -31,6 +31,7 @@ from proxy.message import Peer
 from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
 from proxy.rules.address import peer_address
+from proxy.rules.announcing import announcement
 from proxy.rules.answers import answer_violation
 from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
@@ -41,8 +42,9 @@ from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_lim
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
-    from proxy.message import Preface, RequestHead
+    from proxy.message import IPAddress, Preface, RequestHead
     from proxy.net.doorway import Guest
+    from proxy.rules.announcing import Announcement
     from proxy.rules.answers import OwnAnswer
     from proxy.serve.runtime import Runtime
 
@@ -108,7 +110,8 @@ class Connection(Stream):
         runtime = self.runtime
         guest, self._guest = self._guest, None
         peer = self.peer = _peer_of(self.transport, self.listener, guest.preface if guest else None)
-        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port} {peer.preface}"
+        named = peer.preface.source_ip if peer.preface is not None else ""
+        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port} {named}"
         runtime.connections.add(self)
         if guest is not None:
             guest.gone()  # it counts as a connection from here on
@@ -307,6 +310,10 @@ class Connection(Stream):
         """True when this connection ends after the current exchange; ``asked``: the client wants it so."""
         return asked or self.runtime.draining or self.served >= self._most_served or now >= self._expires
 
+    def announcement(self, client: IPAddress | None) -> Announcement | None:
+        """What an upstream is told of this connection, if it is told at its begin."""
+        return announcement(client, self.peer, anonymise=self.runtime.config.forwarding.anonymise)
+
     def answer(self, answer: OwnAnswer) -> None:
         """Write an answer of our own in one piece."""
         self.write(render_response(answer.status, answer.reason, answer.fields) + answer.body)
@@ -417,5 +424,5 @@ def _hinted(violation: Violation) -> Violation:
 def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None) -> Peer:
     tls = transport.get_extra_info("sslcontext") is not None
     ip, port = peer_of(transport.get_extra_info("peername"))
-    local_port = 0 if ip is None else int(transport.get_extra_info("sockname")[1])
-    return Peer(ip, port, tls, listener, local_port, preface)
+    local_ip, local_port = peer_of(transport.get_extra_info("sockname"))
+    return Peer(ip, port, tls, listener, local_port, preface, local_ip)

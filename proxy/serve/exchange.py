@@ -224,7 +224,12 @@ class Exchange:
             if lease is None and begun is not None and begun.failure is not None:
                 raise begun.failure
             if lease is None or again:
-                lease = await pool.acquire(due=due, connect_timeout=route.connect_timeout, fresh=again)
+                lease = await pool.acquire(
+                    due=due,
+                    connect_timeout=route.connect_timeout,
+                    fresh=again,
+                    announced=self._connection.announcement(forward.client.ip),
+                )
             self._phase = Phase.ANSWER_HEAD
             self._record.leased(lease)
             try:

@@ -207,8 +207,13 @@ class FastExchange:
         """No connection is idle: dial, or stand in line."""
         self.stage = Stage.LEASING
         self._connection.due = self._due + self._route.first_byte_timeout  # the pool heeds `_due` itself
+        client = self._shape.client
         self._leasing = asyncio.get_running_loop().create_task(
-            self._shape.client.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
+            client.pool.acquire(
+                due=self._due,
+                connect_timeout=self._route.connect_timeout,
+                announced=self._connection.announcement(client.address.ip),
+            )
         )
         self._leasing.add_done_callback(self._leased)
 

@@ -20,6 +20,7 @@ from proxy.message import Preface
 
 if TYPE_CHECKING:
     from proxy.message import IPAddress
+    from proxy.rules.announcing import Announcement
 
 SIGNATURE_V1 = b"PROXY "
 SIGNATURE_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -197,14 +198,11 @@ LOCAL = SIGNATURE_V2 + bytes((0x20, 0, 0, 0))
 """The header of a connection that the proxy makes on its own behalf, such as a health probe."""
 
 
-def encode_header(source: IPAddress, source_port: int, destination: IPAddress | None, port: int) -> bytes:
-    """Return the version 2 header for a client at ``source`` that reached us at ``destination``.
-
-    Both must be of one family in a header. Where they are not (a client behind an IPv4 balancer that has an
-    IPv6 address), the destination is written as the unspecified address of the client's family.
-    """
-    if destination is None or destination.version != source.version:
-        destination = type(source)(0)
-    family = 0x11 if source.version == 4 else 0x21
-    body = source.packed + destination.packed + struct.pack("!HH", source_port, port)
+def encode_header(announced: Announcement | None) -> bytes:
+    """Return the version 2 header that says so; ``LOCAL`` where there is nothing to say."""
+    if announced is None:
+        return LOCAL
+    family = 0x11 if announced.source_ip.version == 4 else 0x21
+    ports = struct.pack("!HH", announced.source_port, announced.destination_port)
+    body = announced.source_ip.packed + announced.destination_ip.packed + ports
     return SIGNATURE_V2 + struct.pack("!BBH", 0x21, family, len(body)) + body

@@ -12,10 +12,11 @@ from proxy.accepting import Keeper
 from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
 from proxy.net.listen import bind
+from proxy.rules.announcing import Announcement
 from proxy.server import Proxy
-from proxy.wire.proxyproto import LOCAL
-from tests.support.play import Play
-from tests.unit.test_serve_exchange import GET, OK
+from proxy.wire.proxyproto import LOCAL, encode_header
+from tests.support.play import Actor, Play
+from tests.unit.test_serve_exchange import EVENT, GET, OK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,3 +232,28 @@ async def test_sockets_without_a_configured_listener_speak_http() -> None:
             assert (await reader.readline()).startswith(b"HTTP/1.1 400")
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_what_came_in_goes_out_to_an_upstream_that_wants_it(fast: bool) -> None:
+    async with before(fast_path=fast) as play:
+        upstreams = {"default": {"url": f"http://127.0.0.1:{play.port}", "proxy_protocol": True}}
+        config = {
+            "upstreams": upstreams,
+            "listeners": [{"address": "127.0.0.1:0", "proxy_protocol": ["127.0.0.1"]}],
+        }
+        async with Proxy(config_from({"listen": [], "fast_path": fast, **config}).config) as proxy:
+            address = proxy.addresses[0]
+            assert isinstance(address, TcpAddress)
+            client = Actor(*await asyncio.open_connection(address.host, address.port))
+            client.say(HEADER)
+            announced = Announcement(ip_address("203.0.113.7"), 56324, ip_address("127.0.0.1"), address.port)
+            for _ in range(2):
+                client.say(EVENT)
+                upstream = await play.upstream()
+                await upstream.hear(encode_header(announced))
+                head = await upstream.hear_head()
+                assert b"X-Forwarded-For: 203.0.113.7\r\n" in head
+                upstream.say(OK)
+                await client.hear(OK)
+            await client.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
 from proxy.errors import Violation
 from proxy.message import Preface
+from proxy.rules.announcing import Announcement
 from proxy.wire.proxyproto import (
     LOCAL,
     LONGEST_V1,
@@ -158,16 +159,11 @@ def test_the_checksum_is_that_of_the_standard() -> None:
 
 
 def test_what_is_written_is_what_the_protocol_shows() -> None:
-    written = encode_header(V4.source_ip, V4.source_port, IPv4Address("10.0.0.1"), 443)
-    assert written == v2(0x21, 0x11, INET)
-    assert encode_header(V6.source_ip, 1, IPv6Address("::1"), 65535) == v2(0x21, 0x21, INET6)
-
-
-@pytest.mark.parametrize("destination", [None, ip_address("10.0.0.1")])
-def test_a_destination_of_another_family_is_left_open(destination: IPv4Address | None) -> None:
-    written = encode_header(V6.source_ip, 1, destination, 443)
-    assert read_header(written) == ProxyHeader(len(written), V6)
-    assert written[32:48] == bytes(16)
+    v4 = Announcement(V4.source_ip, V4.source_port, IPv4Address("10.0.0.1"), 443)
+    v6 = Announcement(V6.source_ip, 1, IPv6Address("::1"), 65535)
+    assert encode_header(v4) == v2(0x21, 0x11, INET)
+    assert encode_header(v6) == v2(0x21, 0x21, INET6)
+    assert encode_header(None) == LOCAL
 
 
 def test_requests_do_not_begin_like_a_header() -> None:
