@@ -25,6 +25,7 @@ from proxy.config.schema import (
 from proxy.net.doorway import Doorway
 from proxy.rules.address import TrustTable
 from proxy.serve.connection import Connection
+from proxy.serve.passage import Passage
 from proxy.serve.record import log_turned_away
 
 if TYPE_CHECKING:
@@ -200,6 +201,9 @@ class Keeper:
     async def admit(self, guest: Guest) -> None:
         """Serve it."""
         runtime = self.acceptor.runtime
+        if self.config.mode is ListenerMode.TCP:
+            Passage(runtime, self.listener, self.config.upstream or "default", guest)
+            return
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: Connection(runtime, self.listener, guest), guest.socket
         )

@@ -253,6 +253,9 @@ class Proxy:
             exchange = connection.exchange
             if not streams_only or (exchange is not None and exchange.streaming):
                 connection.stop(failure)
+        if not streams_only:
+            for passage in list(self._runtime.passages):
+                passage.stop(failure)
 
     def _turn_guests_away(self) -> None:
         for guest in list(self._runtime.guests):

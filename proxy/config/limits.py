@@ -245,7 +245,7 @@ class TimeoutsConfig:
         3.0,
         unit="s",
         minimum=0.1,
-        doc="Connecting to an upstream, TLS included.",
+        doc="Connecting to an upstream, TLS included; in tcp mode too.",
         why="Caddy 3, Envoy 5; one lost packet costs 1.",
     )
     connect_flags: float = key(
@@ -291,6 +291,13 @@ class TimeoutsConfig:
     )
     upgraded_idle: float = key(
         3600.0, unit="s", minimum=0.1, doc="Idle WebSocket.", why="HAProxy's advice for timeout tunnel."
+    )
+    tcp_idle: float = key(
+        3600.0,
+        unit="s",
+        minimum=0.1,
+        doc="tcp mode: longest time without a byte in either direction.",
+        why="HAProxy's advice for timeout tunnel; whoever is silent for longer sends keepalives.",
     )
     linger: float = key(
         5.0,

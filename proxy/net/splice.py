@@ -214,6 +214,11 @@ class Splicer:
     def __repr__(self) -> str:
         return f"<Splicer threshold={self._threshold} {self._pipes!r}>"
 
+    @property
+    def pipes(self) -> PipePool | None:
+        """The pipes, for whoever else moves bytes by splice(2); ``None``: it is not to be used."""
+        return self._pipes if self._threshold else None
+
     def close(self) -> None:
         """Close the pipes that wait for a move."""
         self._pipes.close()

@@ -90,6 +90,11 @@ class Counters:
         """Requests that took the fast path from end to end."""
         self.fast_path_missed = Tally("reason")
         """Requests on its routes that did not, by what was unusual."""
+        self.tcp_connections = Tally("upstream", "end")
+        """Connections in tcp mode that have ended, by upstream and cause."""
+        self.tcp_bytes_in = 0
+        self.tcp_bytes_out = 0
+        self.tcp_bytes_spliced = 0
         self.requests = Tally("route", "class", "method", "code", cap=2048)
         self.rejected = Tally("reason")
         self.dropped_headers = Tally("word")
@@ -131,6 +136,10 @@ class Counters:
             "client_ip_suspect_total": self.client_ip_suspect,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,
+            "tcp_connections_total": self.tcp_connections,
+            "tcp_received_bytes": self.tcp_bytes_in,
+            "tcp_sent_bytes": self.tcp_bytes_out,
+            "tcp_spliced_bytes": self.tcp_bytes_spliced,
             "requests_total": self.requests,
             "rejected_total": self.rejected,
             "dropped_headers_total": self.dropped_headers,

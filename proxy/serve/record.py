@@ -32,7 +32,7 @@ class Record:
         self._mark = self._now()
         self.route: Route | None = None
         self.retries = 0
-        self._line = _new_line(self._runtime, connection.listener, connection.peer.ip, started)
+        self._line = new_line(self._runtime, connection.listener, connection.peer.ip, started)
         line = self._line
         line.method, line.target, line.host = head.method, head.target, head.host or b""
         line.bytes_in = head_size
@@ -110,13 +110,7 @@ class Record:
 
     def bug(self, error: BaseException) -> None:
         """Something of ours broke: the error log gets the traceback."""
-        self._runtime.error(
-            LogLevel.ERROR,
-            "internal_error",
-            request_id=self._line.request_id,
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
-        )
+        log_bug(self._runtime, self._line.request_id, error)
 
     def write(self, body: RequestBody | None) -> None:
         """The exchange is over: count it and write its line."""
@@ -136,7 +130,7 @@ def log_violation(
 ) -> None:
     """Write the record of bytes that were no request: there is no method, path or client to name."""
     runtime = connection.runtime
-    line = _new_line(runtime, connection.listener, connection.peer.ip, started)
+    line = new_line(runtime, connection.listener, connection.peer.ip, started)
     line.method = b"-"
     line.client_ip = line.peer
     line.status = violation.status if bytes_out else 0
@@ -150,7 +144,7 @@ def log_violation(
 
 def log_turned_away(runtime: Runtime, listener: str, guest: Guest, violation: Violation) -> None:
     """Write the record of a connection that was closed before anything was served on it."""
-    line = _new_line(runtime, listener, guest.ip, guest.came)
+    line = new_line(runtime, listener, guest.ip, guest.came)
     line.method = b"-"
     line.client_ip = line.peer
     line.t_total = runtime.clock.monotonic() - guest.came
@@ -159,7 +153,19 @@ def log_turned_away(runtime: Runtime, listener: str, guest: Guest, violation: Vi
     _count_and_write(runtime, line)
 
 
-def _new_line(runtime: Runtime, listener: str, peer: IPAddress | None, started: float) -> AccessRecord:
+def log_bug(runtime: Runtime, request_id: str, error: BaseException) -> None:
+    """Write the traceback of something that should not have happened to the error log."""
+    runtime.error(
+        LogLevel.ERROR,
+        "internal_error",
+        request_id=request_id,
+        error=repr(error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def new_line(runtime: Runtime, listener: str, peer: IPAddress | None, started: float) -> AccessRecord:
+    """Return the record of what began at the moment ``started`` of the clock."""
     now, wall = runtime.clock.monotonic(), runtime.clock.wall()
     return AccessRecord(ts=wall - (now - started), listener=listener, peer=shown(runtime, peer))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.rules.decide import Tables
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
+    from proxy.serve.passage import Passage
 
 
 def request_ids() -> Callable[[], str]:
@@ -43,8 +44,8 @@ def request_ids() -> Callable[[], str]:
 class Runtime:
     """The shared state of one ``Proxy``.
 
-    ``connections`` and ``guests`` together are bounded by ``connection_limit``; ``clients`` counts those of
-    each untrusted client network and is bounded by the former.
+    ``connections``, ``guests`` and ``passages`` together are bounded by ``connection_limit``; ``clients``
+    counts those of each untrusted client network and is bounded by the former.
     """
 
     config: Config
@@ -72,7 +73,14 @@ class Runtime:
     connections: set[Connection] = field(default_factory=set)
     guests: set[Guest] = field(default_factory=set)
     """Sockets that are no connection yet (net/doorway.py)."""
+    passages: set[Passage] = field(default_factory=set)
+    """Connections in tcp mode."""
+    copy_buffer: bytearray = field(init=False)
+    """What all of them read into (net/bridge.py)."""
     clients: dict[IPAddress, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.copy_buffer = bytearray(self.config.limits.read_buffer)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -85,7 +93,7 @@ class Runtime:
     @property
     def present(self) -> int:
         """How many clients there are, whatever they do."""
-        return len(self.connections) + len(self.guests)
+        return len(self.connections) + len(self.guests) + len(self.passages)
 
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""
