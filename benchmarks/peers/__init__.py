@@ -44,6 +44,7 @@ class Setting:
     descriptors: int
     folder: Path
     core: int
+    tcp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,17 @@ class Running:
 
 
 class Peer(Protocol):
-    """A proxy that can be started. ``programs`` are what it needs on the path."""
+    """A proxy that can be started. ``programs`` are what it needs on the path; ``relays``: it can relay
+    bytes as it is installed (nginx needs a module for that, and so does Caddy)."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def programs(self) -> tuple[str, ...]: ...
+
+    @property
+    def relays(self) -> bool: ...
 
     def version(self) -> list[str | Path]:
         """The command that prints its version."""
@@ -82,6 +87,7 @@ class Peer(Protocol):
 class Nginx:
     name: str = "nginx"
     programs: tuple[str, ...] = ("nginx",)
+    relays: bool = False
 
     def version(self) -> list[str | Path]:
         return ["nginx", "-v"]
@@ -101,6 +107,7 @@ class Nginx:
 class HAProxy:
     name: str = "haproxy"
     programs: tuple[str, ...] = ("haproxy",)
+    relays: bool = True
 
     def version(self) -> list[str | Path]:
         return ["haproxy", "-v"]
@@ -115,13 +122,15 @@ class HAProxy:
             "client": "var(txn.client)" if setting.trusted else "src",
             "proto": "%[req.hdr(x-forwarded-proto)]" if setting.trusted else "http",
         }
-        return _start(self.name, setting, "haproxy.cfg", ["haproxy", "-db", "-f"], values, log="out")
+        template = "haproxy_tcp.cfg" if setting.tcp else "haproxy.cfg"
+        return _start(self.name, setting, template, ["haproxy", "-db", "-f"], values, log="out")
 
 
 @dataclass(frozen=True, slots=True)
 class Caddy:
     name: str = "caddy"
     programs: tuple[str, ...] = ("caddy",)
+    relays: bool = False
 
     def version(self) -> list[str | Path]:
         return ["caddy", "version"]
@@ -197,6 +206,7 @@ class Ours:
     python: Path
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    relays: bool = True
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -211,7 +221,13 @@ class Ours:
             "limits.connections": setting.clients,
             "limits.connections_per_client": setting.clients,
         }
-        argv: list[str | Path] = [self.python, "-m", "proxy", "run", "--listen", f"{LOOPBACK}:0"]
+        argv: list[str | Path] = [self.python, "-m", "proxy", "run"]
+        if setting.tcp:
+            file = setting.folder / f"{self.name}.toml"
+            file.write_text(f"listen = []\n[[listeners]]\naddress = '{LOOPBACK}:0'\nmode = 'tcp'\n")
+            argv += ["--config", file]
+        else:
+            argv += ["--listen", f"{LOOPBACK}:0"]
         argv += ["--upstream", f"http://{LOOPBACK}:{setting.origin}", "--access-log", log]
         argv += ["--trusted-proxies", ",".join(TRUSTED_NETWORKS)] if setting.trusted else []
         argv += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
