@@ -12,7 +12,7 @@ Copying is cheaper for small pieces (no pipe), splice(2) for large ones (no copy
 decides the same way. A pipe is taken from the pool when a way begins to splice and given back when it waits
 for its source, so an idle bridge costs nothing but its two sockets.
 
-Memory: each way holds at most one buffer of unsent bytes in the process, or one pipe (256 KiB) in the kernel.
+Memory: each way holds at most one buffer of unsent bytes in the process, or one pipe (512 KiB) in the kernel.
 The buffer for reading is shared by all bridges of an event loop: it is empty between two turns.
 """
 
@@ -119,6 +119,7 @@ class Way:
         "_bulk",
         "_held",
         "_loop",
+        "_moved",
         "_pipe",
         "_plenty",
         "_source",
@@ -151,6 +152,8 @@ class Way:
         self._held: bytes = b""
         self._pipe: Pipe | None = None
         self._bulk = self._plenty = False
+        self._moved = False
+        """Something was taken in this turn."""
         self._waits_for: socket.socket | None = None
 
     def begin(self) -> None:
@@ -164,6 +167,7 @@ class Way:
 
     def _turn(self) -> None:
         """Move what can be moved now. Both sockets are told of by level: what is left here comes again."""
+        self._moved = False
         for _ in range(_CALLS):
             if not (self._give() if self._in_hand else self._take()):
                 return
@@ -215,12 +219,15 @@ class Way:
         try:
             count = os.splice(self._source.fileno(), pipe.write_end, _MOST, flags=os.SPLICE_F_NONBLOCK)
         except BlockingIOError:
-            # Nothing is there, or urgent data of TCP, over which splice(2) cannot pass and recv(2) can.
+            if self._moved:
+                return self._wait(self._source)
+            # It is said to be readable: by urgent data of TCP, over which recv(2) can pass and splice(2) not.
             return self._no_bulk()
         except OSError:
             return self._no_bulk()  # it cannot work here, or recv(2) will say what is wrong
         if not count:
             return self._no_bulk()
+        self._moved = True
         pipe.inside += count
         self.bytes += count
         self.spliced += count

@@ -41,6 +41,10 @@ PIPE_BYTES = 256 * 1024
 """Size of a pipe. Linux grants an unprivileged user 64 MiB of pipes (fs.pipe-user-pages-soft): 256 of these.
 Measured: with a quarter of it a large upload costs a third more, and four times of it gain nothing."""
 
+RELAY_PIPE_BYTES = 512 * 1024
+"""The same for a relay without end (net/bridge.py), which spends most of its time in the system calls.
+Measured: with half of it a relay costs a quarter more, and twice of it gains nothing."""
+
 SMALLEST_PIPE = 64 * 1024
 """Beyond its grant a user's pipes are smaller than this, and would move too little at a time."""
 
@@ -107,11 +111,11 @@ class Pipe:
 
     __slots__ = ("inside", "read_end", "write_end")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = PIPE_BYTES) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.inside = 0
         with contextlib.suppress(OSError):  # refused beyond the user's grant
-            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, size)
         if fcntl.fcntl(self.write_end, fcntl.F_GETPIPE_SZ) < SMALLEST_PIPE:
             self.close()
             raise OSError(errno.EPERM, "the user's pipes are used up (fs.pipe-user-pages-soft)")
@@ -125,8 +129,9 @@ class Pipe:
 class PipePool:
     """Pipes for at most ``most`` moves at a time. Some are kept in between."""
 
-    def __init__(self, most: int, kept: int = PIPES_KEPT) -> None:
+    def __init__(self, most: int, kept: int = PIPES_KEPT, size: int = PIPE_BYTES) -> None:
         self._most = most
+        self._size = size
         self._kept = kept
         self._idle: list[Pipe] = []
         self._used = 0
@@ -139,7 +144,7 @@ class PipePool:
         if self._used >= self._most:
             return None
         try:
-            pipe = self._idle.pop() if self._idle else Pipe()
+            pipe = self._idle.pop() if self._idle else Pipe(self._size)
         except OSError:
             return None
         self._used += 1
@@ -210,18 +215,20 @@ class Splicer:
         self._deadlines = deadlines
         self._threshold = threshold if hasattr(os, "splice") else 0  # only Linux has it
         self._pipes = PipePool(pipes)
+        self._relay_pipes = PipePool(pipes, size=RELAY_PIPE_BYTES)
 
     def __repr__(self) -> str:
         return f"<Splicer threshold={self._threshold} {self._pipes!r}>"
 
     @property
-    def pipes(self) -> PipePool | None:
-        """The pipes, for whoever else moves bytes by splice(2); ``None``: it is not to be used."""
-        return self._pipes if self._threshold else None
+    def relay_pipes(self) -> PipePool | None:
+        """Pipes for relays without end; ``None``: splice(2) is not to be used."""
+        return self._relay_pipes if self._threshold else None
 
     def close(self) -> None:
         """Close the pipes that wait for a move."""
         self._pipes.close()
+        self._relay_pipes.close()
 
     async def move(
         self, remainder: Remainder, target: Stream, stall: float, stuck: Callable[[], Failure]

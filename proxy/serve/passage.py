@@ -125,7 +125,7 @@ class Passage:
                 sock,
                 deadlines=runtime.deadlines,
                 idle=runtime.config.timeouts.tcp_idle,
-                pipes=runtime.splicer.pipes,
+                pipes=runtime.splicer.relay_pipes,
                 buffer=runtime.copy_buffer,
             )
             try:

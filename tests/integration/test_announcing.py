@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.wire.proxyproto import LOCAL, ProxyHeader
+from tests.property.test_wire_proxyproto import outcome
 from tests.support import servers
 from tests.support.curl import curl
 from tests.support.process import Process
 from tests.support.servers import RunningProxy
-from tests.support.wire import RawUpstream
+from tests.support.wire import RawUpstream, connect
+from tests.unit.test_wire_proxyproto import BAD, GOOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +107,33 @@ def test_curl_announces_itself(tmp_path: Path) -> None:
     assert told_line["client_ip_source"] == "proxy_protocol"
     assert "listeners[].proxy_protocol does not list its sender" in unlisted_line["error"]
     assert plain_line["client_ip_source"] == "peer"
+
+
+@pytest.mark.needs("haproxy")
+def test_no_header_is_taken_that_haproxy_refuses(tmp_path: Path) -> None:
+    """HAProxy judges what the unit tests hold against our reader. It is stricter where a header names nobody
+    and the protocol says to ignore the rest: behind UNKNOWN, and with families that are not TCP."""
+    with servers.haproxy("haproxy_announced.cfg", tmp_path) as judge:
+        for raw in (*GOOD, *BAD):
+            ours = outcome(raw)
+            if not isinstance(ours, ProxyHeader):
+                continue
+            if ours.preface is not None:
+                assert judged(judge.address, raw) == str(ours.preface.source_ip), raw
+            elif raw in (b"PROXY UNKNOWN\r\n", LOCAL):
+                assert judged(judge.address, raw) == CLIENT, raw
+
+
+def judged(address: tuple[str, int], header: bytes) -> str:
+    """The client's address as HAProxy reads it; empty: refused."""
+    with connect(address, source=CLIENT) as connection:
+        try:
+            connection.sendall(header + b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            said = b"".join(iter(lambda: connection.recv(65536), b""))
+        except ConnectionResetError:
+            return ""
+    head, _, body = said.partition(b"\r\n\r\n")
+    return body.split()[0].decode() if head.startswith(b"HTTP/1.1 200") else ""
 
 
 # Behind.
