@@ -209,9 +209,11 @@ class Keeper:
         )
 
     def refused(self, guest: Guest, violation: Violation) -> None:
-        """Count and log it."""
+        """Count it, and log what an operator can cure: one client's many connections are only counted, as
+        everywhere."""
         self.acceptor.runtime.counters.reject(violation.reason)
-        log_turned_away(self.acceptor.runtime, self.listener, guest, violation)
+        if violation.status != 429:
+            log_turned_away(self.acceptor.runtime, self.listener, guest, violation)
 
     def left(self, guest: Guest) -> None:
         """It is a connection, or gone."""

@@ -29,7 +29,7 @@ class ListenerConfig:
     proxy_protocol: tuple[IPNetwork, ...] = key(
         (),
         doc="Peers that must begin each connection with a PROXY protocol header (v1 or v2), which then names "
-        "the client; all others must not.",
+        "the client; all others must not. Peers on a Unix socket have no address: any entry means them all.",
         why="Whoever may send it chooses the address that is believed; so nobody does unless listed.",
     )
     upstream: str = key(

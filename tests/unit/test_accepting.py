@@ -118,6 +118,7 @@ async def test_connections_are_counted_against_the_client_that_is_named() -> Non
         await play.until(lambda: len(play.proxy.connections) == 1)
         second.say(HEADER)
         assert await second.hear_end() == b""
+        assert play.lines() == []
         other.say(HEADER.replace(b"113.7", b"113.8"))
         await play.until(lambda: len(play.proxy.connections) == 2)
         runtime = play.proxy._runtime
