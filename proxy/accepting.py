@@ -25,7 +25,7 @@ from proxy.config.schema import (
 from proxy.net.doorway import Doorway
 from proxy.rules.address import TrustTable
 from proxy.serve.connection import Connection
-from proxy.serve.passage import Passage
+from proxy.serve.passage import ClientSide, Passage
 from proxy.serve.record import log_turned_away
 
 if TYPE_CHECKING:
@@ -200,13 +200,22 @@ class Keeper:
 
     async def admit(self, guest: Guest) -> None:
         """Serve it."""
+        if self.config.mode is ListenerMode.TCP and not self.config.tls:
+            Passage(self.acceptor.runtime, self.listener, self._upstream, guest)
+            return
+        # What this returns is of no use: with TLS and uvloop it is not our protocol object.
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: self.protocol(guest), guest.socket)
+
+    def protocol(self, guest: Guest) -> asyncio.Protocol:
+        """Return the protocol object for its socket, where there is a transport (for TLS in any case)."""
         runtime = self.acceptor.runtime
         if self.config.mode is ListenerMode.TCP:
-            Passage(runtime, self.listener, self.config.upstream or "default", guest)
-            return
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: Connection(runtime, self.listener, guest), guest.socket
-        )
+            return ClientSide(runtime, self.listener, self._upstream, guest)
+        return Connection(runtime, self.listener, guest)
+
+    @property
+    def _upstream(self) -> str:
+        return self.config.upstream or "default"
 
     def refused(self, guest: Guest, violation: Violation) -> None:
         """Count it, and log what an operator can cure: one client's many connections are only counted, as

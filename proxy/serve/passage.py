@@ -61,11 +61,24 @@ class Side(Stream):
             self.gone.set_result(None)
 
 
+class ClientSide(Side):
+    """A client's side whose TLS ends here: the protocol object of its socket. It begins the passage as soon
+    as the handshake is done."""
+
+    def __init__(self, runtime: Runtime, listener: str, upstream: str, guest: Guest) -> None:
+        super().__init__(runtime)
+        self._begin = partial(Passage, runtime, listener, upstream, guest, self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._begin()
+
+
 class Passage:
     """See the module. Made of a guest, whose place it takes; it ends by itself.
 
     :param upstream: the upstream's name.
-    :param side: the client's side where TLS ends here, connected already; otherwise the guest's socket is.
+    :param side: the client's side where TLS ends here; otherwise the guest's socket is.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import socketserver
 import threading
@@ -134,6 +135,28 @@ def judged(address: tuple[str, int], header: bytes) -> str:
             return ""
     head, _, body = said.partition(b"\r\n\r\n")
     return body.split()[0].decode() if head.startswith(b"HTTP/1.1 200") else ""
+
+
+@pytest.mark.needs("curl")
+def test_a_reload_changes_what_is_spoken_at_an_address(tmp_path: Path) -> None:
+    with servers.standin() as standin, echo() as service:
+        behind = upstream(standin.removeprefix("http://"))
+        with proxy(tmp_path, behind, listener()) as ours:
+            expecting = listener(CLIENT)  # at the same address: port 0 stays the one that it was
+            assert curl("--interface", CLIENT, f"{ours.url}/_health").status == 200
+            for tables, count in (
+                ((behind, expecting), 1),
+                ((upstream(service), listener(CLIENT, mode="tcp")), 2),
+            ):
+                file = tmp_path / "proxy.toml"
+                file.write_text("\n".join(["listen = []", *tables]))
+                ours.process.send_signal(signal.SIGHUP)
+                ours.process.wait_for_lines('"event": ?"reloaded"', count)
+                assert curl("--interface", CLIENT, f"{ours.url}/_health").status == 0
+                if count == 1:
+                    told = curl("--interface", CLIENT, "--haproxy-protocol", f"{ours.url}/_health")
+                    assert told.status == 200
+            assert said_back(ours.address, b"hello", source="127.0.0.1") == b"HELLO"
 
 
 # Behind.

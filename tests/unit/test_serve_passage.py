@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.accepting import Keeper
 from proxy.rules.announcing import Announcement
-from proxy.serve.passage import Passage, Side
 from proxy.wire.proxyproto import encode_header
 from tests.support.play import PATIENCE, Actor, Play
 from tests.support.tls import self_signed
@@ -288,6 +288,11 @@ class Admitted:
         self.left = True
 
 
+def keeper_of(play: Play) -> Keeper:
+    (listener,) = play.proxy._listeners
+    return Keeper.of(play.proxy._acceptor, listener, play.proxy.config.listeners[0])
+
+
 async def test_a_client_side_whose_tls_ends_here(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, "posthog.test")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -295,24 +300,22 @@ async def test_a_client_side_whose_tls_ends_here(tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate.certificate))
     async with passing() as play:
         runtime = play.proxy._runtime
+        keeper = keeper_of(play)
         with socket.create_server(("127.0.0.1", 0)) as listening:
+            address = listening.getsockname()
             connecting = asyncio.create_task(
-                asyncio.open_connection(
-                    *listening.getsockname(), ssl=trusting, server_hostname="posthog.test"
-                )
+                asyncio.open_connection(*address, ssl=trusting, server_hostname="posthog.test")
             )
             loop = asyncio.get_running_loop()
             listening.setblocking(False)
             sock, _ = await loop.sock_accept(listening)
+            guest = Admitted(sock, play.clock.now)
+            real: Guest = guest  # type: ignore[assignment]
             async with asyncio.timeout(PATIENCE):
-                # Not what it returns: with TLS that is uvloop's own protocol.
-                side = Side(runtime)
-                await loop.connect_accepted_socket(lambda: side, sock, ssl=context)
+                await loop.connect_accepted_socket(lambda: keeper.protocol(real), sock, ssl=context)
             client = Actor(*await connecting)
-        guest = Admitted(sock, play.clock.now)
-        real: Guest = guest  # type: ignore[assignment]
-        passage = Passage(runtime, "test", "default", real, side)
         assert guest.left
+        assert len(runtime.passages) == 1
         client.say(b"secret")
         upstream = await play.upstream()
         await upstream.hear(b"secret")
@@ -322,4 +325,4 @@ async def test_a_client_side_whose_tls_ends_here(tmp_path: Path) -> None:
         assert await upstream.hear_end() == b""
         line = await play.line()
         assert (line["bytes_in"], line["bytes_out"]) == (6, 8)
-        await play.until(lambda: passage not in runtime.passages)
+        assert not runtime.passages
