@@ -29,7 +29,7 @@ from proxy.serve.passage import ClientSide, Passage
 from proxy.serve.record import log_turned_away
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from proxy.errors import Violation
     from proxy.message import IPAddress
@@ -198,11 +198,14 @@ class Keeper:
         """It is counted no more."""
         self.acceptor.runtime.forget_client(ip)
 
-    async def admit(self, guest: Guest) -> None:
+    def admit(self, guest: Guest) -> Coroutine[Any, Any, None] | None:
         """Serve it."""
         if self.config.mode is ListenerMode.TCP and not self.config.tls:
             Passage(self.acceptor.runtime, self.listener, self._upstream, guest)
-            return
+            return None
+        return self._connect(guest)
+
+    async def _connect(self, guest: Guest) -> None:
         # What this returns is of no use: with TLS and uvloop it is not our protocol object.
         await asyncio.get_running_loop().connect_accepted_socket(lambda: self.protocol(guest), guest.socket)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.clock import NEVER
 from proxy.errors import Violation
@@ -29,6 +29,8 @@ from proxy.rules.address import parse_address
 from proxy.wire.proxyproto import LONGEST_V2, read_header, refused
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from proxy.clock import Deadlines
     from proxy.message import IPAddress, Preface
 
@@ -60,9 +62,9 @@ class Doorkeeper(Protocol):
         """Undo ``enter``."""
         ...
 
-    async def admit(self, guest: Guest) -> None:
-        """Make a connection of it. The socket is the doorkeeper's from here on. The guest counts until this
-        returns, or until ``Guest.gone`` is called before."""
+    def admit(self, guest: Guest) -> Coroutine[Any, Any, None] | None:
+        """Make a connection of it, at once (``None``) or in a coroutine. The socket is the doorkeeper's from
+        here on. The guest counts until that is done, or until ``Guest.gone`` is called before."""
         ...
 
     def refused(self, guest: Guest, violation: Violation) -> None:
@@ -277,11 +279,19 @@ class Guest:
     def _admit(self) -> None:
         self._stop_reading()
         self.due = NEVER
-        self._admitting = self._loop.create_task(self._admitted())
-
-    async def _admitted(self) -> None:
         try:
-            await self._door.doorkeeper.admit(self)
+            pending = self._door.doorkeeper.admit(self)
+        except BaseException:
+            self._close()
+            raise
+        if pending is None:
+            self.gone()
+        else:
+            self._admitting = self._loop.create_task(self._admitted(pending))
+
+    async def _admitted(self, pending: Coroutine[Any, Any, None]) -> None:
+        try:
+            await pending
         except BaseException:
             self.socket.close()
             raise

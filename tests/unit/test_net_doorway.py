@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -15,6 +15,8 @@ from proxy.net.doorway import ACCEPT_PAUSE, Doorway, peer_of
 from tests.support.turning import Time, turns, until
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from proxy.errors import Violation
     from proxy.message import IPAddress
     from proxy.net.doorway import Guest
@@ -38,7 +40,7 @@ class House:
         self.full = False
         self.room = True
         self.moment: asyncio.Event | None = None
-        self.error: OSError | None = None
+        self.broken = False
         self._expects = expects
         self._first_byte = first_byte
         self._sockets: list[socket.socket] = []
@@ -93,11 +95,16 @@ class House:
     def leave(self, ip: IPAddress | None) -> None:
         self.inside.remove(ip)
 
-    async def admit(self, guest: Guest) -> None:
-        if self.moment is not None:
-            await self.moment.wait()
-        if self.error is not None:
-            raise self.error
+    def admit(self, guest: Guest) -> Coroutine[Any, Any, None] | None:
+        if self.broken:
+            raise ZeroDivisionError
+        if self.moment is None:
+            self.admitted.append(guest)
+            return None
+        return self._admit_later(guest, self.moment)
+
+    async def _admit_later(self, guest: Guest, moment: asyncio.Event) -> None:
+        await moment.wait()
         self.admitted.append(guest)
 
     def refused(self, guest: Guest, violation: Violation) -> None:
@@ -245,7 +252,21 @@ async def test_a_guest_counts_until_it_says_that_it_is_a_connection() -> None:
         await until(lambda: house.admitted)
 
 
-async def test_an_admission_can_be_cut_and_may_fail() -> None:
+async def test_an_admission_that_is_broken_closes_the_socket() -> None:
+    async with House() as house:
+        house.broken = True
+        reported: list[object] = []
+        loop = asyncio.get_running_loop()
+        before = loop.get_exception_handler()
+        loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        client = house.client()
+        assert await asyncio.to_thread(client.recv, 1) == b""
+        loop.set_exception_handler(before)
+        assert [type(error) for error in reported] == [ZeroDivisionError]
+        assert house.guests == []
+
+
+async def test_an_admission_can_be_cut() -> None:
     async with House() as house:
         house.moment = asyncio.Event()
         client = house.client()
