@@ -22,7 +22,9 @@ from proxy.config.schema import (
     UnixAddress,
     configured_listeners,
 )
+from proxy.errors import Violation
 from proxy.net.doorway import Doorway
+from proxy.net.handshake import RECORD
 from proxy.rules.address import TrustTable
 from proxy.serve.connection import Connection
 from proxy.serve.passage import ClientSide, Passage
@@ -31,13 +33,15 @@ from proxy.serve.record import log_turned_away
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
-    from proxy.errors import Violation
     from proxy.message import IPAddress
+    from proxy.net.certificates import ServerTls
     from proxy.net.doorway import Guest
     from proxy.net.listen import Listener
     from proxy.serve.runtime import Runtime
 
 _LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
+
+_HTTPS_HINT = Violation(400, "http_on_tls_port", "this port speaks https: the request came without TLS")
 
 _Entrance: TypeAlias = "asyncio.Server | Doorway"
 
@@ -203,7 +207,27 @@ class Keeper:
         if self.config.mode is ListenerMode.TCP and not self.config.tls:
             Passage(self.acceptor.runtime, self.listener, self._upstream, guest)
             return None
+        tls = self.acceptor.runtime.tls if self.config.tls else None
+        if tls is None:
+            return self._connect(guest)
+        if guest.first.startswith(RECORD):
+            return self._shake_hands(tls, guest)
+        tls.handshakes.failed("not_tls", _client_of(guest))
+        if self.config.mode is ListenerMode.TCP:
+            guest.socket.close()  # who knows what it speaks
+            return None
         return self._connect(guest)
+
+    async def _shake_hands(self, tls: ServerTls, guest: Guest) -> None:
+        timeouts = self.acceptor.runtime.config.timeouts
+        await tls.handshakes.shake(
+            lambda: self.protocol(guest),
+            guest.socket,
+            tls.context,
+            client=_client_of(guest),
+            timeout=timeouts.tls_handshake,
+            shutdown=timeouts.linger,
+        )
 
     async def _connect(self, guest: Guest) -> None:
         # What this returns is of no use: with TLS and uvloop it is not our protocol object.
@@ -214,7 +238,8 @@ class Keeper:
         runtime = self.acceptor.runtime
         if self.config.mode is ListenerMode.TCP:
             return ClientSide(runtime, self.listener, self._upstream, guest)
-        return Connection(runtime, self.listener, guest)
+        plain = self.config.tls and bool(guest.first) and not guest.first.startswith(RECORD)
+        return Connection(runtime, self.listener, guest, _HTTPS_HINT if plain else None)
 
     @property
     def _upstream(self) -> str:
@@ -238,6 +263,11 @@ class Keeper:
         runtime = self.acceptor.runtime
         runtime.counters.reject("accept_failed")
         runtime.error(LogLevel.ERROR, "accept_failed", detail=str(error), cure=_LIMIT_CURE)
+
+
+def _client_of(guest: Guest) -> IPAddress | None:
+    """Who came, as far as that is known before any request."""
+    return guest.ip if guest.preface is None else guest.preface.source_ip
 
 
 def _keeping_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _DESCRIPTION = (
 # Each flag that stands for one key of the configuration, and its help.
 _KEY_FLAGS = {
     "listen": ("HOST:PORT|unix:/PATH", "where to listen; may be repeated, or a list with commas"),
+    "listen_tls": ("HOST:PORT", "where to listen for https; may be repeated"),
+    "tls.certificate": ("FILE", "PEM file of the certificate and its intermediates"),
+    "tls.key": ("FILE", "PEM file of its private key"),
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
@@ -39,6 +42,8 @@ _KEY_FLAGS = {
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
 }
+
+_REPEATED = frozenset({"listen", "listen_tls"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +87,7 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
         "--config", "-c", metavar="FILE", help="TOML file; environment and flags are stronger"
     )
     for key, (metavar, text) in _KEY_FLAGS.items():
-        action = "append" if key == "listen" else "store"
+        action = "append" if key in _REPEATED else "store"
         parser.add_argument(FLAGS[key], dest=key, metavar=metavar, help=text, action=action)
     parser.add_argument(
         "--set",
@@ -142,8 +147,7 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
     """The flags as dotted keys with their text."""
     flags = {key: getattr(options, key) for key in _KEY_FLAGS if getattr(options, key) is not None}
-    if "listen" in flags:
-        flags["listen"] = ",".join(flags["listen"])
+    flags |= {key: ",".join(flags[key]) for key in _REPEATED & flags.keys()}
     for setting in options.settings:
         key, equals, value = setting.partition("=")
         if not equals:

@@ -105,6 +105,10 @@ class Peer:
 
     ``ip`` is ``None`` for a Unix socket. ``listener`` is the listener's name for the log,
     ``local_ip`` and ``local_port`` where it reached us (``None`` and 0 for a Unix socket).
+
+    ``client_certificate`` is the subject of the certificate that it has shown, as RFC 4514 writes it, and
+    only if one of the configured authorities vouches for it. ``certificate_names`` are the names in the
+    certificate that it was shown, where Host has to be one of them (`tls.strict_sni`).
     """
 
     ip: IPAddress | None
@@ -114,6 +118,8 @@ class Peer:
     local_port: int = 0
     preface: Preface | None = None
     local_ip: IPAddress | None = None
+    client_certificate: str | None = None
+    certificate_names: tuple[str, ...] | None = None
 
 
 class AddressSource(enum.Enum):
@@ -220,12 +226,15 @@ class Forward:
     request_id: str
     because: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    hsts: bytes = b""
+    """The Strict-Transport-Security of the answer; empty: what the upstream says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer it ourselves. ``reason`` is the machine word for log and counter, ``detail`` the
-    sentence for the client; ``close`` ends the connection afterwards (lingering)."""
+    sentence for the client; ``close`` ends the connection afterwards (lingering). ``location`` is where a
+    308 leads."""
 
     status: int
     reason: str
@@ -236,6 +245,7 @@ class Refuse:
     retry_after: int | None = None
     route: Route | None = None
     because: tuple[str, ...] = ()
+    location: bytes | None = None
 
 
 Decision: TypeAlias = Forward | Refuse

@@ -60,6 +60,7 @@ class Proxy:
     :param error_sink: the same for the error log.
     :param counters: what to count in, to go on where another proxy of this process ended.
     :param error_fields: what every line of the error log says besides.
+    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read).
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
     """
 
@@ -103,6 +104,10 @@ class Proxy:
             jitter=lambda: self._random.uniform(0.9, 1.1),
             error_fields=error_fields or {},
         )
+        if any(listener.tls for listener in configured_listeners(config)):
+            from proxy.net.certificates import ServerTls  # not in the memory of those without TLS
+
+            self._runtime.tls = ServerTls(config, clock, self.counters, self._runtime.error)
         if config.fast_path:
             self._runtime.fast = FastPath(self._runtime)
         self._given = listeners is not None
@@ -278,6 +283,8 @@ class Proxy:
         now = self._now()
         for pool in self._pools.values():
             pool.count(now)
+        if self._runtime.tls is not None:
+            self._runtime.tls.watch()
         self._access_log.flush()
         self._error_log.flush()
 

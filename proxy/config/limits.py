@@ -220,6 +220,13 @@ class TimeoutsConfig:
         doc="Time before body_min_rate is judged.",
         why="A slow start is no slow body.",
     )
+    tls_handshake: float = key(
+        10.0,
+        unit="s",
+        minimum=0.1,
+        doc="TLS handshake of a client.",
+        why="Two round trips; asyncio and hypercorn 60.",
+    )
     write_stall: float = key(
         60.0,
         unit="s",

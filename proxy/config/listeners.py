@@ -1,4 +1,4 @@
-"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short form `listen`."""
+"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short forms of it."""
 
 # ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
 from __future__ import annotations
@@ -38,5 +38,9 @@ class ListenerConfig:
 
 
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
-    """Return all listeners: those of the short form ``listen`` first, then ``listeners``."""
-    return (*(ListenerConfig(address) for address in config.listen), *config.listeners)
+    """Return all listeners: those of the short forms first (``listen``, ``listen_tls``)."""
+    return (
+        *(ListenerConfig(address) for address in config.listen),
+        *(ListenerConfig(address, tls=True) for address in config.listen_tls),
+        *config.listeners,
+    )

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from proxy.clock import Clock
 from proxy.config import environment, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
-from proxy.config.schema import Config, TcpAddress, UpstreamConfig
+from proxy.config.schema import Config, TcpAddress, UpstreamConfig, configured_certificates
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "listen": "--listen",
+        "listen_tls": "--listen-tls",
+        "tls.certificate": "--tls-cert",
+        "tls.key": "--tls-key",
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
@@ -85,8 +89,9 @@ def load_config(
     for path, value in flags.items():
         flag.take(path, value, FLAGS.get(path, "--set"), textual=True)
     environment.read_own(environ, [*file.upstreams, *flag.upstreams], own)
-    config = _combine([file, posthog, own, flag])
-    return Loaded(config, (*warnings, *environment.posthog_advice(environ, config), *advice(config)))
+    found = _combine([file, posthog, own, flag])
+    about_posthog = environment.posthog_advice(environ, found.config)
+    return Loaded(found.config, (*warnings, *about_posthog, *found.warnings))
 
 
 def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loaded:
@@ -94,8 +99,7 @@ def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loa
     proxy. ``where`` names the source in errors. Raises ``ConfigError``."""
     reading = Reading()
     reading.take_mapping(mapping, where)
-    config = _combine([reading])
-    return Loaded(config, tuple(advice(config)))
+    return _combine([reading])
 
 
 def fetch_file(path: str) -> bytes:
@@ -126,7 +130,7 @@ def _unusable(path: str, allowed: str) -> ConfigError:
     return ConfigError(Problem("file", shown(path), allowed))
 
 
-def _combine(readings: list[Reading]) -> Config:
+def _combine(readings: list[Reading]) -> Loaded:
     """Take the strongest value of each key, weakest reading first; raise ``ConfigError`` on any problem."""
     problems: list[Problem] = []
     given: dict[str, Setting] = {}
@@ -141,10 +145,26 @@ def _combine(readings: list[Reading]) -> Config:
     problems += _missing_urls(upstreams, attempted)
     config = _give_way(_build(given, upstreams), given)
     problems += contradictions(config, given, upstreams)
-    problems += _unreadable_authorities(config, given)
+    warnings = advice(config)
+    if _names_files(config):
+        from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
+
+        judgement = judge_files(config, given, Clock().wall())
+        problems += judgement.problems
+        warnings += judgement.warnings
     if problems:
         raise ConfigError(*problems)
-    return config
+    return Loaded(config, tuple(warnings))
+
+
+def _names_files(config: Config) -> bool:
+    """Whether any PEM file has to be read."""
+    upstreams = config.upstreams.values()
+    return bool(
+        configured_certificates(config)
+        or config.tls.client_ca
+        or any(upstream.ca_file or upstream.client_cert for upstream in upstreams)
+    )
 
 
 def _missing_urls(upstreams: Mapping[str, str], attempted: set[str]) -> list[Problem]:
@@ -173,8 +193,9 @@ def _build(given: Mapping[str, Setting], upstreams: Mapping[str, str]) -> Config
     }
     parts = {name: table(**values(f"{name}.", table)) for name, table in keys.sections().items()}
     root = values("", Config)
-    if "listeners" in root:
+    if "listeners" in root or root.get("listen_tls"):
         root.setdefault("listen", ())  # the default address is for those who say none
+    if "listeners" in root:
         root["listeners"] = tuple(map(_numbered, root["listeners"]))
     return Config(**root, **parts, upstreams=MappingProxyType(tables))
 
@@ -193,29 +214,3 @@ def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:
             table = dataclasses.replace(getattr(config, section), **{name: value_at(config, high)})
             config = dataclasses.replace(config, **{section: table})
     return config
-
-
-def _unreadable_authorities(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
-    """Find every ``ca_file`` that cannot be read or has no certificate in it."""
-    problems = []
-    for name, upstream in config.upstreams.items():
-        failure = _authorities_failure(upstream.ca_file) if upstream.ca_file else None
-        if failure is not None:
-            setting = given[f"upstreams.{name}.ca_file"]
-            problems.append(Problem(setting.said, shown(upstream.ca_file), failure, setting.where))
-    return problems
-
-
-def _authorities_failure(path: str) -> str | None:
-    import ssl  # only this needs it
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        return "must be a PEM file with certificates; it holds none that can be read"
-    except OSError as error:
-        return f"must be readable: {error.strerror}"
-    if context.cert_store_stats()["x509"] == 0:
-        return "must be a PEM file with certificates; it holds none"
-    return None

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from proxy.config.declaration import KIB, MIB, key
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
+from proxy.config.tls import CertificateConfig, TlsConfig, configured_certificates
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
     Auto,
     ChainMode,
+    ClientAuth,
     HostPolicy,
     IPNetwork,
     ListenAddress,
@@ -27,6 +29,7 @@ from proxy.config.values import (
     LogFormat,
     LogLevel,
     TcpAddress,
+    TlsVersion,
     UnixAddress,
     UpstreamUrl,
 )
@@ -37,7 +40,9 @@ __all__ = [
     "MIB",
     "AccessConfig",
     "Auto",
+    "CertificateConfig",
     "ChainMode",
+    "ClientAuth",
     "Config",
     "ForwardingConfig",
     "HealthConfig",
@@ -55,10 +60,13 @@ __all__ = [
     "RouteConfig",
     "TcpAddress",
     "TimeoutsConfig",
+    "TlsConfig",
+    "TlsVersion",
     "TrustConfig",
     "UnixAddress",
     "UpstreamConfig",
     "UpstreamUrl",
+    "configured_certificates",
     "configured_listeners",
 ]
 
@@ -212,7 +220,10 @@ class Config:
         (TcpAddress("127.0.0.1", 8000),),
         minimum=0,
         doc="Where to listen for plain HTTP: HOST:PORT (port 0: any free one) or unix:/path; several "
-        "allowed. The default holds only where there are no `[[listeners]]`.",
+        "allowed. The default holds only where there are neither `listen_tls` nor `[[listeners]]`.",
+    )
+    listen_tls: tuple[ListenAddress, ...] = key(
+        (), doc="Where to listen for https, with `tls.certificate` or `[[certificates]]`; several allowed."
     )
     upstream: UpstreamUrl | None = key(None, doc="Short for the url of the upstream called `default`.")
     fast_path: bool = key(
@@ -234,9 +245,11 @@ class Config:
     )
     routes: tuple[RouteConfig, ...] = key((), doc="Paths that go elsewhere.")
     listeners: tuple[ListenerConfig, ...] = key((), doc="Addresses that speak more than plain HTTP.")
+    certificates: tuple[CertificateConfig, ...] = key((), doc="What TLS listeners show.")
     trust: TrustConfig = key(TrustConfig(), doc="Whose word about the client is believed.")
     forwarding: ForwardingConfig = key(ForwardingConfig(), doc="What is said upstream about the client.")
     access: AccessConfig = key(AccessConfig(), doc="Who may ask for what.")
+    tls: TlsConfig = key(TlsConfig(), doc="TLS towards clients.")
     posthog: PosthogConfig = key(PosthogConfig(), doc="What PostHog was told.")
     limits: LimitsConfig = key(LimitsConfig(), doc="Sizes and counts.")
     timeouts: TimeoutsConfig = key(TimeoutsConfig(), doc="Time-outs.")

@@ -42,6 +42,15 @@ class UpstreamConfig:
         "connection then carries one request only, because the next one would be another client's.",
         why="Only a server that expects the header understands it; PostHog itself reads X-Forwarded-For.",
     )
+    client_cert: str = key(
+        "",
+        form="file",
+        doc="PEM file of the certificate that this proxy shows it, then its intermediates.",
+        why="Most upstreams ask for none.",
+    )
+    client_key: str = key(
+        "", form="file", doc="PEM file of its private key, not encrypted; empty: in the same file."
+    )
     idle_timeout: float = key(
         4.0,
         unit="s",

@@ -19,8 +19,15 @@ Snapshot: TypeAlias = dict[str, int | dict[str, int]]
 
 PREFIX = "posthog_proxy_"
 
-GAUGES = frozenset({f"{PREFIX}open_connections", f"{PREFIX}requests_in_flight"})
+NOT_AFTER = f"{PREFIX}tls_certs_not_after"
+
+GAUGES = frozenset(
+    {f"{PREFIX}open_connections", f"{PREFIX}requests_in_flight", f"{PREFIX}tls_reload_failed", NOT_AFTER}
+)
 """What is now, not what has been: it ends with the process that it was counted in."""
+
+EARLIEST = frozenset({NOT_AFTER})
+"""Of these the sum of several processes is the least: they are moments."""
 
 MAX_SUMMED_LABELS = 4096
 """Different label sets of one tally in a sum of snapshots; later ones are counted under ``OTHER``."""
@@ -100,6 +107,16 @@ class Counters:
         self.dropped_headers = Tally("word")
         self.retries = Tally("upstream")
         self.failures = Tally("upstream", "kind")
+        self.tls_handshakes = 0
+        self.tls_resumed = 0
+        """Handshakes of clients that came back with a ticket."""
+        self.tls_failures = Tally("reason")
+        self.tls_reloads = 0
+        self.tls_reload_failures = 0
+        self.tls_reload_failed = 0
+        """Certificates whose file has changed into one that cannot be used; the old one is still shown."""
+        self.tls_certs_not_after = Tally("name", cap=1024)
+        """When each certificate ends, in seconds since the epoch, by its first name."""
 
     def request(self, route: str, cls: str, method: bytes, status: int) -> None:
         """Count an answered request; ``status`` 0 means that it was never answered."""
@@ -145,6 +162,13 @@ class Counters:
             "dropped_headers_total": self.dropped_headers,
             "upstream_retries_total": self.retries,
             "upstream_failures_total": self.failures,
+            "tls_handshakes_total": self.tls_handshakes,
+            "tls_resumed_total": self.tls_resumed,
+            "tls_handshake_failures_total": self.tls_failures,
+            "tls_reloads_total": self.tls_reloads,
+            "tls_reload_failures_total": self.tls_reload_failures,
+            "tls_reload_failed": self.tls_reload_failed,
+            "tls_certs_not_after": self.tls_certs_not_after,
         }
         return {
             f"{PREFIX}{name}": value.snapshot() if isinstance(value, Tally) else value
@@ -161,16 +185,20 @@ def add_snapshot(total: Snapshot, snapshot: Snapshot, *, ended: bool = False) ->
     Memory: at most ``MAX_SUMMED_LABELS + 1`` label sets of each tally.
     """
     for name, value in snapshot.items():
+        if ended and name in GAUGES:
+            continue
         if isinstance(value, int):
-            if not (ended and name in GAUGES):
-                total[name] = _number(total.get(name, 0)) + value
+            total[name] = _number(total.get(name, 0)) + value
             continue
         tally = total.setdefault(name, {})
         if isinstance(tally, dict):
             for labels, count in value.items():
                 if labels not in tally and len(tally) >= MAX_SUMMED_LABELS:
                     labels = _LABEL_VALUE.sub(f'="{OTHER}"', labels)
-                tally[labels] = tally.get(labels, 0) + count
+                if name in EARLIEST:
+                    tally[labels] = min(tally.get(labels, count), count)
+                else:
+                    tally[labels] = tally.get(labels, 0) + count
 
 
 def _number(value: int | dict[str, int]) -> int:
@@ -178,5 +206,8 @@ def _number(value: int | dict[str, int]) -> int:
 
 
 def flattened(snapshot: Snapshot) -> dict[str, int]:
-    """Return every counter as one number, tallies added up, without the common prefix: for a log line."""
-    return {name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items()}
+    """Return every counter as one number, tallies added up, without the common prefix: for a log line.
+    Moments are left out."""
+    return {
+        name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items() if name not in EARLIEST
+    }

@@ -37,6 +37,7 @@ UNREACHABLE = "the service behind this proxy cannot be reached at the moment"
 
 _REASONS = {
     200: b"OK",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -57,6 +58,8 @@ _REASONS = {
 }
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_METHODS = b"GET, POST, OPTIONS"
+_TLS_UPGRADE = ((b"Upgrade", b"TLS/1.2, HTTP/1.1"), (b"Connection", b"Upgrade"))
+"""What a 426 must name (RFC 9110 section 15.5.22); the token is RFC 2817's."""
 _OUTAGES = frozenset({502, 503, 504})
 _DELIVERIES = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointClass.REPLAY})
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
@@ -111,9 +114,15 @@ def answer_refusal(
 ) -> OwnAnswer:
     """Render a decision not to forward. ``wall``: seconds since the epoch; ``close``: end the
     connection even where neither the decision nor the client asks for it."""
-    outage = Outage(refuse.status, refuse.retry_after)
     return _answer(
-        outage, refuse.reason, refuse.detail, wall, cls=refuse.cls, head=head, close=close or refuse.close
+        Outage(refuse.status, refuse.retry_after),
+        refuse.reason,
+        refuse.detail,
+        wall,
+        cls=refuse.cls,
+        head=head,
+        close=close or refuse.close,
+        location=refuse.location,
     )
 
 
@@ -147,6 +156,7 @@ def _answer(
     cls: EndpointClass = EndpointClass.PROTECTED,
     head: RequestHead | None = None,
     close: bool,
+    location: bytes | None = None,
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
@@ -160,8 +170,12 @@ def _answer(
     fields += [(b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]
     if outage.retry_after is not None:
         fields.append((b"Retry-After", b"%d" % outage.retry_after))
+    if location is not None:
+        fields.append((b"Location", location))
     if outage.status == 405:
         fields.append((b"Allow", _METHODS))
+    if outage.status == 426:
+        fields += _TLS_UPGRADE
     if close:
         fields.append((b"Connection", b"close"))
     if head is not None and head.method == b"HEAD":

@@ -1,8 +1,8 @@
 """One request head to one decision: where the rules meet.
 
 The order is fixed: client address, route, then the reasons to refuse (host not served, ambiguous path,
-never public, declared size), then the outgoing head. The route is looked up before the host is judged
-because its class says how even that refusal is answered (CORS on SDK paths).
+never public, plain http, declared size), then the outgoing head. The route is looked up before the host is
+judged because its class says how even that refusal is answered (CORS on SDK paths).
 
 ``because`` tells the steps that were taken, as sentences for `explain` and for error logs.
 """
@@ -20,6 +20,7 @@ from proxy.rules.access import Denial, HostTable, class_denial, host_denial
 from proxy.rules.address import TrustTable, client_address
 from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
 from proxy.rules.routing import Mismatch, RoutingTable
+from proxy.rules.transport import Redirect, TransportTable, hsts_value, transport_denial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class Tables:
     routing: RoutingTable
     forwarding: ForwardingTable
     upstreams: Mapping[str, UpstreamName]
+    transport: TransportTable
 
     @classmethod
     def of(cls, config: Config) -> Tables:
@@ -63,6 +65,7 @@ class Tables:
             routing,
             ForwardingTable.of(config.forwarding),
             upstreams,
+            TransportTable.of(config.tls),
         )
 
 
@@ -85,7 +88,9 @@ def decide(head: RequestHead, peer: Peer, tables: Tables, request_id: str) -> De
     denial: Denial | Mismatch | None = host_denial(head.host, tables.hosts)
     if isinstance(routed, Mismatch):
         return _refuse(denial or routed, head, client, None)
-    denial = denial or class_denial(routed.cls) or _size_denial(head, routed)
+    denial = denial or class_denial(routed.cls)
+    denial = denial or transport_denial(head, peer, client, routed.cls, tables.transport, tables.hosts.allows)
+    denial = denial or _size_denial(head, routed)
     if denial is not None:
         return _refuse(denial, head, client, routed)
     return _forward(head, peer, tables, request_id, client, routed)
@@ -115,6 +120,7 @@ def _refuse(
             *(() if route is None else (_route_sentence(route),)),
             f"refused with {denial.status} {denial.reason}: {denial.detail}",
         ),
+        location=denial.location if isinstance(denial, Redirect) else None,
     )
 
 
@@ -148,6 +154,7 @@ def _forward(
         request_id=request_id,
         because=tuple(because),
         dropped=outgoing.dropped,
+        hsts=hsts_value(head, peer, client, tables.transport, tables.hosts.allows),
     )
 
 

@@ -287,6 +287,11 @@ def effective_request_id(head: RequestHead, client: ClientAddress, candidate: st
 # --- what we say ---------------------------------------------------------------------------------
 
 
+def effective_proto(peer: Peer, said: Claims) -> bytes:
+    """Return the scheme that the client used: a trusted peer's word, else whether we ended its TLS."""
+    return said.proto or (b"https" if peer.tls else b"http")
+
+
 def own_fields(
     head: RequestHead,
     peer: Peer,
@@ -301,7 +306,7 @@ def own_fields(
     address (a Unix-socket peer) and no X-Forwarded-Host when the client sent no Host (HTTP/1.0):
     an absent line is better than one that a client could choose.
     """
-    proto = said.proto or (b"https" if peer.tls else b"http")
+    proto = effective_proto(peer, said)
     host = said.host or (head.host or b"").lower()
     fields: list[Field] = []
     if client.ip is not None:
@@ -410,7 +415,14 @@ def request_fields(
 
 
 def response_fields(
-    head: ResponseHead, *, method: bytes, minor: int, close: bool, date: bytes, table: ForwardingTable
+    head: ResponseHead,
+    *,
+    method: bytes,
+    minor: int,
+    close: bool,
+    date: bytes,
+    table: ForwardingTable,
+    hsts: bytes = b"",
 ) -> Fields:
     """Derive the lines that go back to the client: end-to-end lines in the order and spelling received,
     then Via if asked for, then framing.
@@ -419,7 +431,9 @@ def response_fields(
     this answer. ``date`` is the time of arrival as an HTTP date, for an answer that has none (RFC 9110
     section 6.6.1). A body of unknown length is chunked for a 1.1 client and ends with the connection
     for a 1.0 client, which is told so whatever ``close`` says. HEAD and 304 keep a Content-Length that
-    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6).
+    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6). ``hsts``,
+    if not empty, is our Strict-Transport-Security, in place of the upstream's: browsers heed only the first
+    (RFC 6797 section 8.1).
     """
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
@@ -429,11 +443,13 @@ def response_fields(
         lower = name.lower()
         kind = classify_response_name(lower)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (hsts and lower == _HSTS):
                 fields.append((name, value))
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
+    if hsts and head.status >= 200:
+        fields.append((b"Strict-Transport-Security", hsts))
     if head.status >= 200 and first_value(tuple(fields), b"date") is None:
         fields.append((b"Date", date))
     if table.via:
@@ -447,6 +463,7 @@ def response_fields(
     return tuple(fields)
 
 
+_HSTS = b"strict-transport-security"
 _CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
 _UPGRADE: Fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 _UNKNOWN_LENGTH = frozenset({FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE})

@@ -33,6 +33,7 @@ from proxy.net.stream import Stream
 from proxy.rules.address import peer_address
 from proxy.rules.announcing import announcement
 from proxy.rules.answers import answer_violation
+from proxy.rules.certnames import subject_text
 from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
 from proxy.serve.record import log_violation
@@ -67,9 +68,16 @@ class Connection(Stream):
     """The downstream protocol object; the event loop makes one per accepted socket.
 
     :param guest: what the socket was before, where its first bytes had to be looked at.
+    :param refusal: what every request on it is answered with.
     """
 
-    def __init__(self, runtime: Runtime, listener: str, guest: Guest | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        listener: str,
+        guest: Guest | None = None,
+        refusal: Violation | None = None,
+    ) -> None:
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
@@ -79,6 +87,7 @@ class Connection(Stream):
         self.runtime = runtime
         self.listener = listener
         self._guest = guest
+        self._refusal = refusal
         self.state = State.IDLE
         self.due = NEVER
         self.peer = Peer(None, listener=listener)
@@ -96,7 +105,8 @@ class Connection(Stream):
         self._keep_alive = runtime.config.timeouts.keep_alive
         self._most_served = limits.requests_per_connection
         self._exchange: Exchange | None = None
-        self._fast = FastExchange(runtime.fast, self) if runtime.fast is not None else None
+        fast = runtime.fast if refusal is None else None
+        self._fast = FastExchange(fast, self) if fast is not None else None
         self.peer_key = ""
         """All that is said of the peer in a decision, for the keys of caches."""
 
@@ -109,9 +119,13 @@ class Connection(Stream):
         super().connection_made(transport)
         runtime = self.runtime
         guest, self._guest = self._guest, None
-        peer = self.peer = _peer_of(self.transport, self.listener, guest.preface if guest else None)
+        peer = self.peer = _peer_of(
+            self.transport, self.listener, guest.preface if guest else None, runtime.config.tls.strict_sni
+        )
         named = peer.preface.source_ip if peer.preface is not None else ""
         self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port} {named}"
+        if peer.tls:
+            self.peer_key += f" {peer.client_certificate!r} {peer.certificate_names}"
         runtime.connections.add(self)
         if guest is not None:
             guest.gone()  # it counts as a connection from here on
@@ -220,6 +234,8 @@ class Connection(Stream):
                 return
             if not general and self._writable and self._begin_fast():
                 return
+            if self._refusal is not None:
+                raise self._refusal
             raw = bytes(received[:end])
             del received[:end]
             head = read_request(raw[leading_blank(raw) :], self._head_limits)
@@ -421,8 +437,22 @@ def _hinted(violation: Violation) -> Violation:
     return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")
 
 
-def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None) -> Peer:
-    tls = transport.get_extra_info("sslcontext") is not None
+def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None, strict: bool) -> Peer:
+    """Read off the transport who came; ``strict``: Host must be in the certificate that was shown."""
     ip, port = peer_of(transport.get_extra_info("peername"))
     local_ip, local_port = peer_of(transport.get_extra_info("sockname"))
-    return Peer(ip, port, tls, listener, local_port, preface, local_ip)
+    handshake = transport.get_extra_info("ssl_object")
+    if handshake is None:
+        return Peer(ip, port, False, listener, local_port, preface, local_ip)
+    certificate = handshake.getpeercert()
+    return Peer(
+        ip,
+        port,
+        True,
+        listener,
+        local_port,
+        preface,
+        local_ip,
+        client_certificate=subject_text(certificate["subject"]) if certificate else None,
+        certificate_names=handshake.context.names if strict else None,
+    )

@@ -189,7 +189,7 @@ class Exchange:
         try:
             self._record.answered(answer)
             if answer.status == 101:
-                return await self._tunnel(lease, answer)
+                return await self._tunnel(forward, lease, answer)
             return await self._relay(forward, lease, answer, body)
         finally:
             if not lease.exchange.over:
@@ -333,7 +333,7 @@ class Exchange:
         unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
         chunked = unbounded and head.minor > 0
         close = connection.must_close(head.close, self._now()) or not body.done or (unbounded and not chunked)
-        rendered = self._rendered(answer, close=close)
+        rendered = self._rendered(forward, answer, close=close)
         first = exchange.take_body()
         self._phase = Phase.ANSWER
         connection.write(rendered + (_chunked(first, exchange) if chunked else first))
@@ -345,7 +345,7 @@ class Exchange:
             connection.write(_chunked(data, exchange) if chunked else data)
         return not close
 
-    def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:
+    def _rendered(self, forward: Forward, answer: ResponseHead, *, close: bool) -> bytes:
         fields = response_fields(
             answer,
             method=self._head.method,
@@ -353,6 +353,7 @@ class Exchange:
             close=close,
             date=http_date(self._runtime.clock.wall()),
             table=self._runtime.tables.forwarding,
+            hsts=forward.hsts,
         )
         return render_response(answer.status, answer.reason, fields)
 
@@ -376,14 +377,14 @@ class Exchange:
                 error = Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
             self.stop(error)
 
-    async def _tunnel(self, lease: Lease, answer: ResponseHead) -> bool:
+    async def _tunnel(self, forward: Forward, lease: Lease, answer: ResponseHead) -> bool:
         key = first_value(self._head.fields, b"sec-websocket-key") or b""
         if not websocket_accepts(key, answer):
             raise Failure(
                 Source.UPSTREAM, "bad_upgrade", 502, "the upstream's 101 is not a valid WebSocket answer"
             )
         self._phase = Phase.TUNNEL
-        self._connection.write(self._rendered(answer, close=False))
+        self._connection.write(self._rendered(forward, answer, close=False))
         tunnel = Tunnel(
             self._connection, lease.exchange.detach(), self._runtime.deadlines, self._timeouts.upgraded_idle
         )

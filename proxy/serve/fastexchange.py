@@ -273,7 +273,7 @@ class FastExchange:
         connection = self._connection
         now = self._runtime.clock.monotonic()
         close = connection.must_close(self._shape.close, now)
-        answer = self._path.answers.read(data, self._minor, close)
+        answer = self._shape.client.answers.read(data, self._minor, close)
         if answer is None or answer.status in SICK:
             self._hand_over_soon()
             return False

@@ -23,6 +23,7 @@ from proxy.rules.access import host_denial
 from proxy.rules.address import client_address, is_public
 from proxy.rules.decide import upstream_host
 from proxy.rules.forwarding import claims, effective_request_id, forwarded_for, own_fields, request_fields
+from proxy.rules.transport import hsts_value, transport_denial
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
 from proxy.wire.heads import render_fields
@@ -50,24 +51,31 @@ _REQUEST_ID = b"x-request-id"
 
 class Front:
     """What is said upstream of all clients that came the same way (peer, host, claims of a trusted peer):
-    the lines between X-Forwarded-For and the request id, and behind it."""
+    the lines between X-Forwarded-For and the request id, and behind it; and who reads the answers."""
 
-    __slots__ = ("after_id", "before_id", "dropped", "host", "pool")
+    __slots__ = ("after_id", "answers", "before_id", "dropped", "host", "pool")
 
     def __init__(
-        self, host: bytes, before_id: bytes, after_id: bytes, dropped: tuple[str, ...], pool: UpstreamPool
+        self,
+        host: bytes,
+        before_id: bytes,
+        after_id: bytes,
+        dropped: tuple[str, ...],
+        pool: UpstreamPool,
+        answers: AnswerReader,
     ) -> None:
         self.host = host
         self.before_id = before_id
         self.after_id = after_id
         self.dropped = dropped
         self.pool = pool
+        self.answers = answers
 
 
 class Client:
     """All that is said upstream about one client, ready to be joined, and what is logged and counted."""
 
-    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "log", "pool", "suspect")
+    __slots__ = ("address", "after_id", "answers", "before_id", "dropped", "host", "log", "pool", "suspect")
 
     def __init__(self, address: ClientAddress, front: Front, forwarded_for: bytes, log: str) -> None:
         self.address = address
@@ -76,6 +84,7 @@ class Client:
         self.after_id = front.after_id
         self.dropped = front.dropped
         self.pool = front.pool
+        self.answers = front.answers
         self.log = log
         self.suspect = not is_public(address.ip)
 
@@ -124,7 +133,10 @@ class FastPath:
         self.requests = RequestReader(
             HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes), table
         )
-        self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        answer_limits = HeadLimits(limits.answer_head_bytes, limits.answer_head_lines)
+        self.answers = AnswerReader(answer_limits, table)
+        hsts = runtime.tables.transport.hsts
+        self._secure_answers = AnswerReader(answer_limits, table, hsts) if hsts else self.answers
         self._routes: dict[bytes, Route | None] = {}
         self._clients: dict[object, Client | None] = {}
         self._fronts: dict[object, Front] = {}
@@ -184,7 +196,7 @@ class FastPath:
         return shape
 
     def _client(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Client | None:
-        """Return what is said about the client; ``None``: its host is not served."""
+        """Return what is said about the client; ``None``: it is not served so."""
         managed = tuple(field for field in lines.managed if field[0].lower() != _REQUEST_ID)
         named = len(managed) < len(lines.managed)
         key = (connection.peer_key, lines.host, managed, named, route.upstream, minor)
@@ -208,6 +220,9 @@ class FastPath:
             return None
         head = RequestHead(b"GET", b"/", minor, fields, host, NO_BODY)
         address = client_address(peer, fields, tables.trust)
+        transport = tables.transport
+        if transport_denial(head, peer, address, route.cls, transport, tables.hosts.allows) is not None:
+            return None
         front = self._front(connection, head, address, route)
         record = AccessRecord(peer=shown(self.runtime, peer.ip))
         client_seen(self.runtime, record, address)
@@ -242,12 +257,14 @@ class FastPath:
         before, _, after = render_fields(own[address.ip is not None :]).rpartition(_PLACEHOLDER.encode())
         host = upstream_host(tables, route, head.host)
         outgoing = request_fields(head, peer, address, host, _PLACEHOLDER, tables.forwarding)
+        hsts = hsts_value(head, peer, address, tables.transport, tables.hosts.allows)
         front = Front(
             b"Host: %s\r\n" % host,
             before,
             after + b"\r\n",
             outgoing.dropped,
             self.runtime.pools[route.upstream],
+            self._secure_answers if hsts else self.answers,
         )
         if _size(others) <= LONGEST_BLOCK:
             if len(self._fronts) >= CLIENTS:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
     from proxy.message import IPAddress
+    from proxy.net.certificates import ServerTls
     from proxy.net.doorway import Guest
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
@@ -70,6 +71,8 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    tls: ServerTls | None = None
+    """Where a listener speaks TLS."""
     connections: set[Connection] = field(default_factory=set)
     guests: set[Guest] = field(default_factory=set)
     """Sockets that are no connection yet (net/doorway.py)."""

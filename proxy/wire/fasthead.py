@@ -253,11 +253,13 @@ class FastAnswer:
 
 class AnswerReader:
     """Reads answer heads: a head that was seen before (within a second most are equal, Date included) is one
-    look-up. Taken are final answers whose body has a known length and which say their Date."""
+    look-up. Taken are final answers whose body has a known length and which say their Date. ``hsts`` is the
+    Strict-Transport-Security that they get; another one is another reader."""
 
-    def __init__(self, limits: HeadLimits, table: ForwardingTable) -> None:
+    def __init__(self, limits: HeadLimits, table: ForwardingTable, hsts: bytes = b"") -> None:
         self._limits = limits
         self._table = table
+        self._hsts = hsts
         self._seen: dict[bytes, FastAnswer | None] = {}
 
     def __repr__(self) -> str:
@@ -293,7 +295,15 @@ class AnswerReader:
         if line.status < 200 or not bounded:
             return None
         head = ResponseHead(line.status, line.reason, line.minor, fields, framing, checked.close)
-        out = response_fields(head, method=b"GET", minor=minor, close=close, date=b"", table=self._table)
+        out = response_fields(
+            head,
+            method=b"GET",
+            minor=minor,
+            close=close,
+            date=b"",
+            table=self._table,
+            hsts=self._hsts,
+        )
         if first_value(out, b"date") == b"":  # the general path knows the time
             return None
         rendered = render_response(line.status, line.reason, out)

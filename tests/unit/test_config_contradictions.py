@@ -86,7 +86,7 @@ def problems(**mapping: Any) -> list[str]:
             'file: listen = "[::1]:80": is given more than once',
         ),
         (
-            {"listeners": [{"address": "unix:/x"}, {"address": "unix:/x", "tls": True}]},
+            {"listeners": [{"address": "unix:/x"}, {"address": "unix:/x", "mode": "tcp"}]},
             'file: listeners = "unix:/x": is given more than once',
         ),
         (

@@ -37,7 +37,7 @@ def test_a_key_knows_its_type_and_whether_it_is_a_list() -> None:
 
 
 def test_every_field_of_the_schema_is_a_key_or_a_table() -> None:
-    arrays = {"routes": RouteConfig, "listeners": ListenerConfig}
+    arrays = {"routes": RouteConfig, "listeners": ListenerConfig, "certificates": CertificateConfig}
     assert keys.arrays() == arrays
     tables = {"upstreams": UpstreamConfig, **arrays, **keys.sections()}
     # A list of tables is a key and a table.
@@ -51,6 +51,7 @@ def test_required_keys_have_no_default() -> None:
         "upstreams.NAME.url",
         "routes[].path",
         "listeners[].address",
+        "certificates[].certificate",
     ]
 
 
