@@ -145,16 +145,16 @@ def _combine(readings: list[Reading]) -> Loaded:
     problems += _missing_urls(upstreams, attempted)
     config = _give_way(_build(given, upstreams), given)
     problems += contradictions(config, given, upstreams)
-    warnings = advice(config)
+    warnings: tuple[str, ...] = ()
     if _names_files(config):
         from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
 
         judgement = judge_files(config, given, Clock().wall())
         problems += judgement.problems
-        warnings += judgement.warnings
+        warnings = judgement.warnings
     if problems:
         raise ConfigError(*problems)
-    return Loaded(config, tuple(warnings))
+    return Loaded(config, (*advice(config), *warnings))
 
 
 def _names_files(config: Config) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.config import keys
 from proxy.config.schema import (
+    CertificateConfig,
     Config,
     ListenerConfig,
     LogFormat,
