@@ -47,14 +47,20 @@ def _finished(made: Certificate) -> Certificate:
 
 
 def self_signed(
-    folder: Path, *names: str, stem: str = "front", days: int = 1, extra: str = ""
+    folder: Path,
+    *names: str,
+    stem: str = "front",
+    days: int = 1,
+    extra: str = "",
+    address: bool = True,
 ) -> Certificate:
-    """Make a certificate for ``names`` and 127.0.0.1; ``extra``: further words for `openssl req`.
+    """Make a certificate for ``names`` and, unless ``address`` is false, 127.0.0.1; ``extra``: further words
+    for `openssl req`.
 
     ``days=0``: it has expired when it is there.
     """
     made = _files(folder, stem)
-    alternatives = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1"])
+    alternatives = ",".join([*(f"DNS:{name}" for name in names), *(["IP:127.0.0.1"] * address)])
     _openssl(
         f"req -x509 {_EC_KEY} -days {days or 1} -subj /CN={stem} -addext subjectAltName={alternatives}"
         f" {extra} -keyout {made.key} -out {made.certificate}"
