@@ -87,14 +87,15 @@ class Handshakes:
                 ssl_shutdown_timeout=shutdown,
             )
         except OSError as error:  # ssl.SSLError too
-            self._failed(failure_reason(error), client)
+            self.failed(failure_reason(error), client)
             return
         self._counters.tls_handshakes += 1
         handshake = transport.get_extra_info("ssl_object")
         if handshake is not None and handshake.session_reused:
             self._counters.tls_resumed += 1
 
-    def _failed(self, reason: str, client: IPAddress | None) -> None:
+    def failed(self, reason: str, client: IPAddress | None) -> None:
+        """Count a failed handshake, and log it if nothing was logged about this reason lately."""
         self._counters.tls_failures.add(reason)
         now = self._clock.monotonic()
         until, unsaid = self._quiet.get(reason, (now, 0))
