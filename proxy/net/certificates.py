@@ -150,22 +150,27 @@ class ServerTls:
     def renew(self) -> None:
         """Take in what has changed. What cannot be used leaves what was there before, and is an error in the
         log once."""
-        authorities = _fingerprint(self._config.client_ca)
-        anew = authorities != self._authorities
-        if anew:
-            self._authorities = authorities
-            failure = authorities_failure(self._config.client_ca)
-            self._authorities_failed = failure is not None
-            if failure is not None:
-                self._failed(self._config.client_ca, failure)
-                anew = False
+        anew = self._new_authorities()
         changed = [self._renewed(certificate, anew) for certificate in self._certificates]
-        if anew:
-            self.context = self._front()
         if anew or any(changed):
             self._choose_among()
             self._counters.tls_reloads += 1
         self._count_failed()
+
+    def _new_authorities(self) -> bool:
+        """Take in a new file of authorities; with them all that was resumed before is void."""
+        authorities = _fingerprint(self._config.client_ca)
+        if authorities == self._authorities:
+            return False
+        self._authorities = authorities
+        try:
+            self.context = self._front()
+        except ConfigError as error:
+            self._authorities_failed = True
+            self._failed(self._config.client_ca, error.problems[0].allowed)
+            return False
+        self._authorities_failed = False
+        return True
 
     def _renewed(self, certificate: _Certificate, anew: bool) -> bool:
         """Take in one certificate; ``anew``: even if its files are the same, for new authorities."""
@@ -179,6 +184,10 @@ class ServerTls:
         except UnusablePairError as error:
             certificate.failed = True
             self._failed(_blamed(certificate.config, error), str(error))
+            return False
+        except ConfigError as error:
+            certificate.failed = True
+            self._failed(self._config.client_ca, error.problems[0].allowed)
             return False
         certificate.failed = False
         if changed:

@@ -110,7 +110,7 @@ class Handshakes:
 def failure_reason(error: OSError) -> str:
     """Return the word for a failed handshake: one of ``_WORDS``, or `late`, `client_left`, `other`."""
     if isinstance(error, ssl.SSLError):
-        return _WORDS.get(error.reason or "", "other")
+        return _WORDS.get(getattr(error, "reason", None) or "", "other")
     if "longer than" in str(error):  # asyncio and uvloop have no class of their own for it
         return "late"
     return "client_left" if isinstance(error, ConnectionError) else "other"
