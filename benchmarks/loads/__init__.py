@@ -69,6 +69,8 @@ LOADS = (
         steady=True,
     ),
     Load("closing", "events, a new connection for each", requests.ingest_closing),
+    Load("tls", "events over TLS", requests.ingest, scheme="https"),
+    Load("handshakes", "events over TLS, a new connection for each", requests.ingest_closing, scheme="https"),
     Load("idle", "events, beside idle connections", requests.ingest, idle=10_000),
     Load("flags", "flags", requests.flags, steady=True),
     Load("app", "page of the app, 16 KB", requests.app_page, steady=True),

@@ -45,6 +45,8 @@ class Setting:
     folder: Path
     core: int
     tcp: bool = False
+    pem: Path | None = None
+    """Certificate and key of proxies that are to end TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Running:
     log: Path
     config: str
     ours: bool = False
+    tls: bool = False
 
     @property
     def pid(self) -> int:
@@ -65,7 +68,8 @@ class Running:
 
 class Peer(Protocol):
     """A proxy that can be started. ``programs`` are what it needs on the path; ``relays``: it can relay
-    bytes as it is installed (nginx needs a module for that, and so does Caddy)."""
+    bytes as it is installed (nginx needs a module for that, and so does Caddy); ``ends_tls``: for clients
+    that name no host, as the generator is one (Caddy refuses those)."""
 
     @property
     def name(self) -> str: ...
@@ -75,6 +79,9 @@ class Peer(Protocol):
 
     @property
     def relays(self) -> bool: ...
+
+    @property
+    def ends_tls(self) -> bool: ...
 
     def version(self) -> list[str | Path]:
         """The command that prints its version."""
@@ -88,6 +95,7 @@ class Nginx:
     name: str = "nginx"
     programs: tuple[str, ...] = ("nginx",)
     relays: bool = False
+    ends_tls: bool = True
 
     def version(self) -> list[str | Path]:
         return ["nginx", "-v"]
@@ -99,6 +107,10 @@ class Nginx:
             if setting.trusted
             else "",
             "believed": "https https;" if setting.trusted else "",
+            "ssl": " ssl" if setting.pem else "",
+            "pair": f"ssl_certificate {setting.pem}; ssl_certificate_key {setting.pem};"
+            if setting.pem
+            else "",
         }
         return _start(self.name, setting, "nginx.conf", ["nginx", "-p", str(setting.folder), "-c"], values)
 
@@ -108,6 +120,7 @@ class HAProxy:
     name: str = "haproxy"
     programs: tuple[str, ...] = ("haproxy",)
     relays: bool = True
+    ends_tls: bool = True
 
     def version(self) -> list[str | Path]:
         return ["haproxy", "-v"]
@@ -120,7 +133,12 @@ class HAProxy:
         values = {
             "trust": "\n".join(walk) if setting.trusted else "",
             "client": "var(txn.client)" if setting.trusted else "src",
-            "proto": "%[req.hdr(x-forwarded-proto)]" if setting.trusted else "http",
+            "proto": "%[req.hdr(x-forwarded-proto)]"
+            if setting.trusted
+            else "https"
+            if setting.pem
+            else "http",
+            "ssl": f" ssl crt {setting.pem} alpn http/1.1" if setting.pem else "",
         }
         template = "haproxy_tcp.cfg" if setting.tcp else "haproxy.cfg"
         return _start(self.name, setting, template, ["haproxy", "-db", "-f"], values, log="out")
@@ -131,6 +149,7 @@ class Caddy:
     name: str = "caddy"
     programs: tuple[str, ...] = ("caddy",)
     relays: bool = False
+    ends_tls: bool = False
 
     def version(self) -> list[str | Path]:
         return ["caddy", "version"]
@@ -180,7 +199,7 @@ def _start(
         return Child([*argv, str(config)], name=name, core=setting.core, folder=folder, env=env)
 
     child, port = on_free_port(start)
-    return Running(name, child, (LOOPBACK, port), access, config.read_text())
+    return Running(name, child, (LOOPBACK, port), access, config.read_text(), tls=setting.pem is not None)
 
 
 # --- ours ------------------------------------------------------------------------------------------
@@ -207,6 +226,7 @@ class Ours:
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     relays: bool = True
+    ends_tls: bool = True
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -226,6 +246,8 @@ class Ours:
             file = setting.folder / f"{self.name}.toml"
             file.write_text(f"listen = []\n[[listeners]]\naddress = '{LOOPBACK}:0'\nmode = 'tcp'\n")
             argv += ["--config", file]
+        elif setting.pem:
+            argv += ["--listen-tls", f"{LOOPBACK}:0", "--tls-cert", setting.pem]
         else:
             argv += ["--listen", f"{LOOPBACK}:0"]
         argv += ["--upstream", f"http://{LOOPBACK}:{setting.origin}", "--access-log", log]
@@ -242,7 +264,9 @@ class Ours:
         port = _listening(child)
         assert port is not None
         config = shlex.join([*(f"{name}={value}" for name, value in env.items()), *map(str, argv)])
-        return Running(self.name, child, (LOOPBACK, port), log, config, ours=True)
+        return Running(
+            self.name, child, (LOOPBACK, port), log, config, ours=True, tls=setting.pem is not None
+        )
 
     def _path(self) -> dict[str, str]:
         """The working tree stands in for an installation only where this very Python is measured."""
