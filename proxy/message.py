@@ -190,7 +190,8 @@ class Route:
     reused upstream connection died before an answer byte (uuids make a second delivery harmless).
     ``first_byte_timeout`` runs from the end of the held body to the first byte of the answer;
     ``answer_stall_timeout`` is the longest pause inside the answer; ``body_timeout`` the longest
-    whole request body.
+    whole request body. Upstream the target's first ``cut`` bytes are replaced by ``lead``
+    (rules/routing.outgoing_target). ``drop_cookies`` leaves Cookie lines out.
     """
 
     name: str
@@ -205,6 +206,9 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    cut: int = 0
+    lead: bytes = b""
+    drop_cookies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

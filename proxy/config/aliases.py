@@ -1,6 +1,6 @@
 """Other names for PostHog's paths, so that lists of ad blockers do not match: `[aliases]`."""
 
-# ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
+# ruff: noqa: TC001 -- the annotations are evaluated: keys.py reads each key's type from them.
 from __future__ import annotations
 
 import hashlib
@@ -64,8 +64,8 @@ class AliasesConfig:
     )
     app: bool = key(
         False,
-        doc="The prefix reaches PostHog's app as well, where the same access rules hold. Otherwise it leads to "
-        "public and SDK endpoints only, and answers 404 for the rest.",
+        doc="The prefix reaches PostHog's app as well, where the same access rules hold. Otherwise it leads "
+        "to public and SDK endpoints only, and answers 404 for the rest.",
         why="A second way in is a second thing to protect.",
     )
 

@@ -227,8 +227,8 @@ def _insecure(config: Config) -> Iterator[str]:
 def _everybody(trust: TrustConfig) -> Iterator[str]:
     if trust.all:
         yield (
-            "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address, scheme and host "
-            "that PostHog sees, so address blocks, rate limits and locations hold for nobody; name what "
+            "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address, scheme and "
+            "host that PostHog sees, so address blocks, rate limits and locations hold for nobody; name what "
             'stands in front instead: behind = "nginx", "aws-alb", "cloudflare" or its addresses'
         )
 

@@ -40,9 +40,7 @@ class ListenerConfig:
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
     """Return all listeners: those of the short form ``listen`` first, then ``listeners``. One that names
     no peers with a PROXY header has those of `[[fronts]]` that speak it."""
-    fronts = tuple(
-        network for front in config.fronts if front.proxy_protocol for network in front.networks
-    )
+    fronts = tuple(network for front in config.fronts if front.proxy_protocol for network in front.networks)
     listeners = (*(ListenerConfig(address) for address in config.listen), *config.listeners)
     return tuple(
         listener if listener.proxy_protocol or not fronts else replace(listener, proxy_protocol=fronts)

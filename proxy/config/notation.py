@@ -265,7 +265,9 @@ def alias(text: str) -> Alias:
         raise NotationError("must be written /public-path=/posthog-path")
     for part in (path, target):
         if len(part) > 200 or _ALIAS.fullmatch(part.removesuffix("/")) is None:
-            raise NotationError("must have two paths of letters, digits and - _ . ~, as in /lib.js=/static/array.js")
+            raise NotationError(
+                "must have two paths of letters, digits and - _ . ~, as in /lib.js=/static/array.js"
+            )
     return Alias(path, target)
 
 

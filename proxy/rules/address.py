@@ -29,7 +29,7 @@ from proxy.message import AddressSource, ClientAddress, Hop, field_values
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from proxy.config.schema import IPNetwork, TrustConfig
+    from proxy.config.schema import FrontConfig, IPNetwork, TrustConfig
     from proxy.message import Fields, IPAddress, Peer
 
 TRAIL_HOPS = 32
@@ -52,6 +52,7 @@ LEFTMOST = "all are trusted: the leftmost is the client"
 NO_HOP = "no hop was named: the peer is the client"
 TOO_SHORT = "fewer hops than proxies in front: the peer is the client"
 NAMED = "named by the client header: it is the client"
+OWN_ADDRESS = "the peer's own address: not looked at"
 NOT_NAMED = "client header is not one address: ignored"
 
 _Bucket: TypeAlias = tuple[int, frozenset[int]]
@@ -147,11 +148,28 @@ def peer_address(peer: Peer) -> IPAddress | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Habit:
+    """What the trusted peers of some networks do: the lower-case name of the ``header`` in which they name
+    the client (empty: none), and whether the last element of their chain is their ``own_address``."""
+
+    header: bytes
+    own_address: bool
+    v4: tuple[_Bucket, ...]
+    v6: tuple[_Bucket, ...]
+
+    @classmethod
+    def of(cls, front: FrontConfig) -> Habit:
+        """Build from an entry of `[[fronts]]`."""
+        return cls(front.client_header.lower().encode(), front.own_address, *_by_version(front.networks))
+
+
+@dataclass(frozen=True, slots=True)
 class TrustTable:
     """Whose word is believed, ready for look-ups: `[trust]` with its networks as sets.
 
     A look-up costs one set membership per distinct prefix length. ``hops`` replaces the list when it
-    is not 0: every peer with an address then counts as the nearest of that many proxies.
+    is not 0: every peer with an address then counts as the nearest of that many proxies. ``client_header``
+    and "no own address" are what peers do to whom none of ``habits`` applies.
     """
 
     everyone: bool
@@ -161,20 +179,22 @@ class TrustTable:
     client_header: bytes
     v4: tuple[_Bucket, ...]
     v6: tuple[_Bucket, ...]
+    habits: tuple[Habit, ...] = ()
 
     @classmethod
-    def of(cls, trust: TrustConfig) -> TrustTable:
+    def of(cls, trust: TrustConfig, fronts: Iterable[FrontConfig] = ()) -> TrustTable:
         """Build the table of a configuration. Networks inside ::ffff:0:0/96 are read as IPv4, since
         addresses are unmapped before they are looked up."""
-        networks = [_unmapped_network(network) for network in trust.proxies]
+        v4, v6 = _by_version(trust.proxies)
         return cls(
             everyone=trust.all,
             unix=trust.unix,
             hops=trust.hops,
             forwarded=trust.forwarded,
             client_header=trust.client_header.lower().encode(),
-            v4=_buckets(network for network in networks if network.version == 4),
-            v6=_buckets(network for network in networks if network.version == 6),
+            v4=v4,
+            v6=v6,
+            habits=tuple(Habit.of(front) for front in fronts if front.client_header or front.own_address),
         )
 
     def trusts(self, ip: IPAddress | None) -> bool:
@@ -185,15 +205,36 @@ class TrustTable:
 
     def lists(self, ip: IPAddress) -> bool:
         """Is the canonical address ``ip`` in one of the networks?"""
-        number = int(ip)
-        buckets = self.v4 if isinstance(ip, IPv4Address) else self.v6
-        return any(number >> bits in networks for bits, networks in buckets)
+        return _holds(self.v4, self.v6, ip)
+
+    def habit(self, ip: IPAddress | None) -> tuple[bytes, bool]:
+        """Return how a trusted peer at the canonical address ``ip`` names the client: its client header
+        (empty: none), and whether the last element of its chain is its own address. The first habit whose
+        networks hold ``ip`` counts; a header is never believed from elsewhere."""
+        if ip is not None:
+            for habit in self.habits:
+                if _holds(habit.v4, habit.v6, ip):
+                    return habit.header or self.client_header, habit.own_address
+        return self.client_header, False
 
     def ends_at(self, ip: IPAddress, hops: int) -> bool:
         """Is ``ip``, the address after ``hops - 1`` others of the chain, the client?"""
         if self.hops:
             return hops == self.hops
         return not self.everyone and not self.lists(ip)
+
+
+def _holds(v4: tuple[_Bucket, ...], v6: tuple[_Bucket, ...], ip: IPAddress) -> bool:
+    number = int(ip)
+    return any(number >> bits in networks for bits, networks in (v4 if isinstance(ip, IPv4Address) else v6))
+
+
+def _by_version(networks: Iterable[IPNetwork]) -> tuple[tuple[_Bucket, ...], tuple[_Bucket, ...]]:
+    unmapped_networks = [_unmapped_network(network) for network in networks]
+    return (
+        _buckets(network for network in unmapped_networks if network.version == 4),
+        _buckets(network for network in unmapped_networks if network.version == 6),
+    )
 
 
 def _unmapped_network(network: IPNetwork) -> IPNetwork:
@@ -223,17 +264,21 @@ def client_address(peer: Peer, fields: Fields, trust: TrustTable) -> ClientAddre
     with ``trust.forwarded`` and not a single X-Forwarded-For line, Forwarded (RFC 7239). If every hop
     is trusted the leftmost is the client. With ``trust.hops`` = N the N-th element from the right is
     (the peer is the first of the N proxies, so N - 1 elements name the others); if the walk finds
-    fewer than N addresses, the peer is.
+    fewer than N addresses, the peer is. Whether the peer has a client header, and whether the last element of
+    its X-Forwarded-For is its own address and is passed over, is for ``TrustTable.habit`` to say.
     """
     nearest = peer_address(peer)
     trusted = trust.trusts(nearest)
     trail = _Trail()
     trail.note(_text(nearest), TRUSTED_PEER if trusted else UNTRUSTED_PEER)
     if trusted:
-        named = _named_client(fields, trust, trail)
+        header, own_address = trust.habit(nearest)
+        named = _named_client(fields, header, trail)
         if named is not None:
             return ClientAddress(named, AddressSource.HEADER, True, (), trail.hops())
         source, steps = _chain(fields, trust)
+        if own_address and source is AddressSource.X_FORWARDED_FOR:
+            _pass_over(steps, trail)
         walked = _walk(steps, trust, trail)
         if walked:
             return ClientAddress(walked[-1], source, True, tuple(walked[-2::-1]), trail.hops())
@@ -247,10 +292,16 @@ def _peer_source(peer: Peer) -> AddressSource:
     return AddressSource.UNIX if peer.ip is None else AddressSource.PEER
 
 
-def _named_client(fields: Fields, trust: TrustTable, trail: _Trail) -> IPAddress | None:
-    if not trust.client_header:
+def _pass_over(steps: Iterator[_Step], trail: _Trail) -> None:
+    for text, _ in steps:
+        trail.note(text, OWN_ADDRESS)
+        return
+
+
+def _named_client(fields: Fields, header: bytes, trail: _Trail) -> IPAddress | None:
+    if not header:
         return None
-    values = field_values(fields, trust.client_header)
+    values = field_values(fields, header)
     # Its writer replaces the line. Two lines mean that a hop passed on what its own client sent.
     ip = parse_address(values[0]) if len(values) == 1 else None
     if values:

@@ -19,7 +19,7 @@ from proxy.message import EndpointClass, Forward, FramingKind, Refuse
 from proxy.rules.access import Denial, HostTable, class_denial, host_denial
 from proxy.rules.address import TrustTable, client_address
 from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
-from proxy.rules.routing import Mismatch, RoutingTable
+from proxy.rules.routing import Mismatch, RoutingTable, outgoing_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Tables:
                 *(Problem("upstreams", name, f"no such upstream; known: {known}") for name in missing)
             )
         return cls(
-            TrustTable.of(config.trust),
+            TrustTable.of(config.trust, config.fronts),
             HostTable.of(config.access),
             routing,
             ForwardingTable.of(config.forwarding),
@@ -133,9 +133,15 @@ def _forward(
         tables.forwarding,
         websocket=websocket,
         allowed_host=tables.hosts.allows,
+        drop_cookies=route.drop_cookies,
     )
+    target = outgoing_target(route, head.target)
     because = [*_client_trail(client), _route_sentence(route)]
     because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
+    if target != head.target:
+        because.append(
+            f"is asked for as {target.partition(b'?')[0].decode('ascii', 'backslashreplace')} there"
+        )
     if head.websocket:
         because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
     if outgoing.dropped:
@@ -143,7 +149,7 @@ def _forward(
     return Forward(
         route=route,
         client=client,
-        target=head.target,
+        target=target,
         fields=outgoing.fields,
         request_id=request_id,
         because=tuple(because),

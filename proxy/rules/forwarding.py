@@ -373,6 +373,7 @@ def request_fields(
     *,
     websocket: bool = False,
     allowed_host: Callable[[bytes], bool] = any_host,
+    drop_cookies: bool = False,
 ) -> Outgoing:
     """Derive the lines that go upstream, in the order that the module's docstring shows.
 
@@ -381,6 +382,7 @@ def request_fields(
     trusted peer names beats our own TLS: ours is a fact about the last hop, its word is about the client
     (a balancer that takes plain http and speaks TLS to us must still lead to a redirect). Expect goes
     out because we answer 100 ourselves. ``allowed_host`` judges a trusted peer's X-Forwarded-Host.
+    ``drop_cookies`` leaves Cookie lines out (`forwarding.drop_ingest_cookies`, decided by the route).
     """
     named, ignored = connection_options(field_values(head.fields, b"connection"))
     dropped = dict.fromkeys([CONNECTION_TOKEN] if ignored else [])
@@ -390,7 +392,7 @@ def request_fields(
         lower = name.lower()
         kind = classify_request_name(lower, table)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (drop_cookies and lower == b"cookie"):
                 fields.append((name, value))
         elif kind is Kind.MANAGED:
             dropped[MANAGED_NAME] = None

@@ -24,6 +24,7 @@ from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
+from proxy.rules.limits import retry_after
 from proxy.serve.body import RequestBody
 from proxy.serve.record import Record
 from proxy.wire.bodies import LAST_CHUNK, chunk
@@ -168,7 +169,26 @@ class Exchange:
         )
         if begun is not None:
             self._body.complete(len(begun.body))
+        elif wait := self._runtime.throttle(decision.client):
+            return await self._turn_away(decision, self._body, wait)
         return await self._forward(decision, self._body)
+
+    async def _turn_away(self, forward: Forward, body: RequestBody, wait: float) -> bool:
+        """Its client sends too much. A small body is read first, so that the connection can go on: behind a
+        balancer it carries other clients too."""
+        if not self._head.expect_continue:
+            await self._hold(body)
+        refuse = Refuse(
+            429,
+            "rate_limited",
+            "too many requests from this address",
+            close=False,
+            cls=forward.route.cls,
+            client=forward.client,
+            retry_after=retry_after(wait),
+            route=forward.route,
+        )
+        return self._refuse(refuse)
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
+from proxy.rules.routing import outgoing_target
 from proxy.serve.exchange import Begun
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import Unfit, read_request_line
@@ -137,7 +138,7 @@ class FastExchange:
             if length > path.held_body or length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
-        key = (connection.peer_key, route.upstream, minor, before, after)
+        key = (connection.peer_key, route.upstream, route.drop_cookies, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
             found = path.shape(key, connection, route, minor, before, after)
@@ -150,6 +151,8 @@ class FastExchange:
         if len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
+        if len(data) == whole and self._throttled(shape, now):
+            return self._missed(data[:first], "rate_limited")
         self._method = method
         self._target = target
         self._target_path = target_path
@@ -168,6 +171,11 @@ class FastExchange:
             self._go(data, now)
         return True
 
+    def _throttled(self, shape: Shape, now: float) -> bool:
+        """Ask for the client's token; without one the general path asks again, and answers."""
+        rates, network = self._runtime.rates, shape.client.limited
+        return rates is not None and network is not None and rates.wait(network, now) > 0
+
     def _missed(self, first_line: bytes, reason: str) -> bool:
         """Count a request that was not taken though its path would be (by a rough look at it)."""
         target = first_line[:4096].split(b" ", 2)[1:2]
@@ -182,9 +190,14 @@ class FastExchange:
             self._runtime.counters.fast_path_missed.add("pipelined")
             return False
         if len(received) == self._whole:
+            now = self._runtime.clock.monotonic()
+            if self._throttled(self._shape, now):
+                self.stage = Stage.FREE
+                self._runtime.counters.fast_path_missed.add("rate_limited")
+                return False
             data = bytes(received)
             received.clear()
-            self._go(data, self._runtime.clock.monotonic())
+            self._go(data, now)
         return True
 
     # Sending.
@@ -246,7 +259,7 @@ class FastExchange:
                 (
                     self._method,
                     b" ",
-                    self._target,
+                    self._target if not self._route.cut else outgoing_target(self._route, self._target),
                     shape.opening,
                     self._length_line,
                     shape.closing,

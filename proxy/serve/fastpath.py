@@ -23,6 +23,7 @@ from proxy.rules.access import host_denial
 from proxy.rules.address import client_address, is_public
 from proxy.rules.decide import upstream_host
 from proxy.rules.forwarding import claims, effective_request_id, forwarded_for, own_fields, request_fields
+from proxy.rules.limits import limited_network
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
 from proxy.wire.heads import render_fields
@@ -67,10 +68,14 @@ class Front:
 class Client:
     """All that is said upstream about one client, ready to be joined, and what is logged and counted."""
 
-    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "log", "pool", "suspect")
+    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "limited", "log", "pool", "suspect")
 
-    def __init__(self, address: ClientAddress, front: Front, forwarded_for: bytes, log: str) -> None:
+    def __init__(
+        self, address: ClientAddress, front: Front, forwarded_for: bytes, log: str, limited: bytes | None
+    ) -> None:
         self.address = address
+        self.limited = limited
+        """What its rate is counted by (rules/limits.py)."""
         self.host = front.host
         self.before_id = forwarded_for + front.before_id
         self.after_id = front.after_id
@@ -166,7 +171,7 @@ class FastPath:
             # One more for Content-Length: requests with and without it may share the shape.
             if sum(block.count(b"\r\n") + 1 for block in (before, after) if block) + 1 > self.head_lines:
                 return Unfit.SIZE.value
-            lines = self.requests.read(before, after)
+            lines = self.requests.read(before, after, drop_cookies=route.drop_cookies)
             if isinstance(lines, Unfit):
                 return lines.value
             client = self._client(connection, lines, route, minor)
@@ -213,7 +218,8 @@ class FastPath:
         client_seen(self.runtime, record, address)
         value = forwarded_for(peer, address, tables.forwarding)
         line = b"X-Forwarded-For: %b\r\n" % value if value else b""
-        return Client(address, front, line, client_part(record))
+        limited = limited_network(address, tables.trust)
+        return Client(address, front, line, client_part(record), limited)
 
     def _front(
         self, connection: Connection, head: RequestHead, address: ClientAddress, route: Route

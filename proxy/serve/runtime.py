@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
+from proxy.rules.limits import ClientRates, limited_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
-    from proxy.message import IPAddress
+    from proxy.message import ClientAddress, IPAddress
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
@@ -69,6 +70,11 @@ class Runtime:
     fast: FastPath | None = None
     connections: set[Connection] = field(default_factory=set)
     clients: dict[IPAddress, int] = field(default_factory=dict)
+    rates: ClientRates | None = field(init=False)
+    """Who has sent how much lately; ``None``: rates are not limited."""
+
+    def __post_init__(self) -> None:
+        self.rates = ClientRates.of(self.config.limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -81,6 +87,13 @@ class Runtime:
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""
         return now if self.retiring else now + self.config.timeouts.keep_alive
+
+    def throttle(self, client: ClientAddress) -> float:
+        """Take a token for one request of ``client``: 0, or the seconds until there is one."""
+        if self.rates is None:
+            return 0.0
+        network = limited_network(client, self.tables.trust)
+        return 0.0 if network is None else self.rates.wait(network, self.clock.monotonic())
 
     def admit_client(self, ip: IPAddress | None) -> bool:
         """Count one more connection of an untrusted client's network; false: it has too many."""

@@ -60,6 +60,7 @@ class Mark(enum.Enum):
 
     HOST = "host"
     LENGTH = "length"
+    COOKIE = "cookie"
     AGENT = "agent"
     MANAGED = "managed"
     CLOSE = "close"
@@ -81,6 +82,8 @@ Entry: TypeAlias = bytes | Marked
 
 _UNFIT = Marked(Mark.UNFIT)
 _GONE = Marked(Mark.GONE)
+_MARKED_NAMES = {b"user-agent": Mark.AGENT, b"cookie": Mark.COOKIE}
+"""Lines that are passed on, but not only."""
 _CONNECTIONS = {b"close": Marked(Mark.CLOSE), b"keep-alive": Marked(Mark.KEEP)}
 
 
@@ -100,12 +103,13 @@ class Lines:
 
     ``before`` and ``after`` are the canonical lines that stand before and after Content-Length, Host left
     out. ``managed`` are the lines about the client, in order, X-Request-Id included; ``connection``
-    is ``None``, CLOSE or KEEP.
+    is ``None``, CLOSE or KEEP. ``drop_cookies`` leaves Cookie lines out.
     """
 
-    __slots__ = ("after", "agent", "before", "connection", "host", "managed")
+    __slots__ = ("after", "agent", "before", "connection", "drop_cookies", "host", "managed")
 
-    def __init__(self) -> None:
+    def __init__(self, *, drop_cookies: bool = False) -> None:
+        self.drop_cookies = drop_cookies
         self.host = b""
         self.agent: bytes | None = None
         self.connection: Mark | None = None
@@ -126,10 +130,10 @@ class RequestReader:
     def __repr__(self) -> str:
         return f"<RequestReader young={len(self._young)} old={len(self._old)}>"
 
-    def read(self, before: bytes, after: bytes) -> Lines | Unfit:
+    def read(self, before: bytes, after: bytes, *, drop_cookies: bool = False) -> Lines | Unfit:
         """Read the lines before and after Content-Length, each without its outer CRLFs; either may be
-        empty."""
-        lines = Lines()
+        empty. ``drop_cookies`` as in ``Route``."""
+        lines = Lines(drop_cookies=drop_cookies)
         out: list[bytes] = []
         if before and (unfit := self._read(before, lines, out)) is not None:
             return unfit
@@ -180,7 +184,8 @@ class RequestReader:
         kind = classify_request_name(lower, self._table)
         if kind is Kind.PASS:
             out = b"%s: %s\r\n" % field
-            return Marked(Mark.AGENT, out, value) if lower == b"user-agent" else out
+            mark = _MARKED_NAMES.get(lower)
+            return out if mark is None else Marked(mark, out, value)
         if kind is Kind.MANAGED:
             return Marked(Mark.MANAGED, name, value)
         if kind is Kind.HOST:
@@ -204,6 +209,9 @@ def _note(lines: Lines, entry: Marked, out: list[bytes]) -> Unfit | None:
         if lines.agent is None:
             lines.agent = entry.value
         out.append(entry.out)
+    elif mark is Mark.COOKIE:
+        if not lines.drop_cookies:
+            out.append(entry.out)
     elif mark is Mark.HOST:
         if lines.host:
             return Unfit.TWICE
