@@ -12,6 +12,7 @@ seen for the longest time is forgotten, which gives it a full bucket.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from proxy.message import AddressSource
@@ -78,4 +79,4 @@ def limited_network(client: ClientAddress, trust: TrustTable) -> bytes | None:
 
 def retry_after(wait: float) -> int:
     """Return whole seconds for Retry-After."""
-    return min(LONGEST_RETRY, int(wait) + 1)
+    return min(LONGEST_RETRY, math.ceil(wait))

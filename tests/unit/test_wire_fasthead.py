@@ -400,3 +400,16 @@ class TestAnswersRemembered:
             assert answer is not None
             assert answer.size == LONGEST_BLOCK + more
             assert repr(it) == f"<AnswerReader seen={kept}>"
+
+
+class TestCookies:
+    def test_they_are_passed_on_in_their_place(self) -> None:
+        assert taken(block(HOST, b"cookie:a=b", b"X-A: 1")).before == b"cookie: a=b\r\nX-A: 1\r\n"
+
+    def test_they_are_left_out_where_the_route_drops_them(self) -> None:
+        it = reader()
+        for _ in range(2):  # judged, then remembered
+            lines = it.read(block(HOST, b"Cookie: a=b", b"X-A: 1"), b"cookie: c=d", drop_cookies=True)
+            assert isinstance(lines, Lines)
+            assert (lines.before, lines.after) == (b"X-A: 1\r\n", b"")
+        assert taken(block(HOST, b"Cookie: a=b"), it=it).before == b"Cookie: a=b\r\n"
