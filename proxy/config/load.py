@@ -56,7 +56,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NOWHERE = TcpAddress("", 0)
 _NO_UPSTREAM = (
     "no upstream is given: say --upstream http://HOST:PORT, set POSTHOG_PROXY_UPSTREAM, "
-    'or write upstream = "http://HOST:PORT" in the file, or name a preset that has one'
+    'or write upstream = "http://HOST:PORT" in the file'
 )
 
 

@@ -150,7 +150,7 @@ def test_no_upstream_at_all() -> None:
     (found,) = problems()
     assert found == (
         "upstream = (nothing): no upstream is given: say --upstream http://HOST:PORT, set "
-        'POSTHOG_PROXY_UPSTREAM, or write upstream = "http://HOST:PORT" in the file, or name a preset that has one'
+        'POSTHOG_PROXY_UPSTREAM, or write upstream = "http://HOST:PORT" in the file'
     )
 
 
