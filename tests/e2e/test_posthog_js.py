@@ -186,7 +186,8 @@ async def test_a_visit_under_another_name(
             assert await tab.page.evaluate("posthog.getFeatureFlag('demo-variant')") == "blue"
             asked = {urlsplit(url).path: status for url, status in tab.statuses if url.startswith(proxy.url)}
             library = await tab.page.evaluate(
-                f"fetch('{proxy.url}/lib.js').then(answer => answer.arrayBuffer()).then(bytes => bytes.byteLength)"
+                "url => fetch(url).then(answer => answer.arrayBuffer()).then(bytes => bytes.byteLength)",
+                f"{proxy.url}/lib.js",
             )
             assert tab.troubles == []
         assert set(asked.values()) == {200}

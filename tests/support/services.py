@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 class Service:
     """One service called ``name``. With ``own_host`` it answers 404 to any other Host than its own, and with
-    a certificate it speaks TLS and notes which name it was greeted with (``greetings``). ``targets``: what it was asked
-    for."""
+    a certificate it speaks TLS and notes which name it was greeted with (``greetings``). ``targets`` is what it
+    was asked for."""
 
     def __init__(self, name: str, *, own_host: bool, certificate: Certificate | None) -> None:
         self.greetings: set[str | None] = set()
