@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Service:
     """One service called ``name``; ``targets`` is what it was asked for.
 
-    With ``own_host`` it answers 404 to any other Host than its own; with a certificate it speaks TLS and notes
-    which names it was greeted with (``greetings``).
+    With ``own_host`` it answers 404 to any other Host than its own. With a certificate it speaks TLS and
+    notes which names it was greeted with (``greetings``).
     """
 
     def __init__(self, name: str, *, own_host: bool, certificate: Certificate | None) -> None:
