@@ -18,6 +18,7 @@ two bytes of the request head, ``trail`` at most ``TRAIL_HOPS`` hops.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
@@ -83,10 +84,28 @@ def is_public(ip: IPAddress | None) -> bool:
 
 def is_public_packed(packed: Packed) -> bool:
     """``is_public`` of an address that is packed."""
-    if len(packed) == 4 and packed[0] not in _PARTLY_SPECIAL:
-        return True  # the module's own check reads a list of networks
+    # The module's own check reads a list of networks, which takes as long as all else about a request.
+    if len(packed) == 4:
+        if packed[0] not in _PARTLY_SPECIAL:
+            return True
+        if packed[:3] != _SPLIT_24:
+            return _is_public_network(packed[:3] + b"\0")
+    elif 0x20 <= packed[0] <= 0x3F and not packed.startswith(_SPLIT_23):
+        return _is_public_network(packed[:4] + bytes(12))
     return unpacked(packed).is_global
 
+
+@functools.lru_cache(1024)
+def _is_public_network(packed: Packed) -> bool:
+    """The same of a /24 of IPv4, or of a /32 of IPv6, that is public or special as a whole."""
+    return unpacked(packed).is_global
+
+
+_SPLIT_24 = b"\xc0\0\0"
+"""192.0.0.0/24, of which some addresses are public."""
+
+_SPLIT_23 = (b"\x20\x01\0", b"\x20\x01\x01")
+"""2001::/23, IANA's own; of the other global unicast addresses no smaller network than a /32 is special."""
 
 _PARTLY_SPECIAL = frozenset({0, 10, 100, 127, 169, 172, 192, 198, 203, *range(224, 256)})
 """First octets of IPv4 that hold a special-purpose network (IANA's registry, RFC 6890)."""

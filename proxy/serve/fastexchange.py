@@ -31,7 +31,7 @@ from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
 from proxy.serve.exchange import Begun
-from proxy.serve.record import client_seen, shown
+from proxy.serve.record import shown
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 """Seconds that an incomplete body is waited for; then the general path takes over, which judges slowness."""
+
+
+_NO_TIME = '"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,"t_first_byte":'
+"""The times of a request that came in one piece and found an idle connection, up to the upstream's."""
 
 
 class Stage(enum.Enum):
@@ -114,8 +118,7 @@ class FastExchange:
         line = read_request_line(data[:first], path.requests.limits)
         if line is None:
             return self._missed(data[:first], Unfit.REQUEST_LINE.value)
-        method, target, minor = line
-        target_path = target.partition(b"?")[0]
+        method, target, target_path, minor = line
         route = path.route(target_path)
         if route is None:
             return False
@@ -197,7 +200,7 @@ class FastExchange:
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
         self._sent = now
-        upstream = shape.client.pool.take_quickly(now)
+        upstream = shape.way.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
         else:
@@ -208,7 +211,7 @@ class FastExchange:
         self.stage = Stage.LEASING
         self._connection.due = self._due + self._route.first_byte_timeout  # the pool heeds `_due` itself
         self._leasing = asyncio.get_running_loop().create_task(
-            self._shape.client.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
+            self._shape.way.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
         )
         self._leasing.add_done_callback(self._leased)
 
@@ -251,7 +254,7 @@ class FastExchange:
                     self._length_line,
                     shape.closing,
                     self._request_id.encode(),
-                    shape.client.after_id,
+                    shape.way.after_id,
                     data[self._size :],
                 )
             )
@@ -286,7 +289,7 @@ class FastExchange:
         upstream.taker = None
         self._upstream = None
         if lease is None:
-            self._shape.client.pool.give_back_quickly(upstream, answer.reusable and whole, now)
+            self._shape.way.pool.give_back_quickly(upstream, answer.reusable and whole, now)
         else:
             self._lease = None
             lease.report(answer.status, None)
@@ -309,64 +312,56 @@ class FastExchange:
     ) -> None:
         runtime, shape = self._runtime, self._shape
         counters, started = runtime.counters, self._started
-        key = (self._connection.listener, self._method, self._target_path, _sdk_words(self._target))
-        line = shape.logs.get(key)
-        if line is None:
-            line = self._path.log_line(shape, self._route, key)
-        labels = line.labels.get(status)
-        if labels is None:
-            labels = line.labels[status] = counters.request_labels(
-                self._route.name, self._route.cls.value, self._method, status
-            )
+        retries = 0 if lease is None else lease.retries
+        key = (
+            self._connection.listener,
+            self._method,
+            self._target_path,
+            _sdk_words(self._target),
+            shape.host,
+            shape.agent,
+            status,
+            upstream.address,
+            retries,
+            upstream.served > 1,
+        )
+        outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
         size = len(self._data)
         counters.requests_in_flight -= 1
         counters.fast_path += 1
-        counters.requests.count(labels)
+        counters.requests.count(outcome.labels)
         counters.request_bytes += size
         counters.response_bytes += sent
-        if shape.client.dropped:
-            counters.drop(shape.client.dropped)
-        if shape.client.suspect:
+        if shape.way.dropped:
+            counters.drop(shape.way.dropped)
+        client = shape.client
+        if client.suspect:
             counters.client_ip_suspect += 1
-        wall = runtime.clock.wall() - (now - started)
-        if line.parts is not None:
+        total = now - started
+        wall = runtime.clock.wall() - total
+        if outcome.parts is not None:
             if lease is None and self._sent == started:
-                times = (
-                    f'"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,'
-                    f'"t_first_byte":{now - started:.6f},"t_total":{now - started:.6f}'
-                )
+                taken = f"{total:.6f}"
+                times = f'{_NO_TIME}{taken},"t_total":{taken}'
             else:
                 times = self._times(lease, now)
             runtime.access_log.write(
-                fast_line(
-                    line.parts,
-                    ts=wall,
-                    request_id=self._request_id,
-                    client=shape.client.log,
-                    upstream_addr=upstream.address,
-                    status=status,
-                    bytes_in=size,
-                    bytes_out=sent,
-                    times=times,
-                    retries=0 if lease is None else lease.retries,
-                    reused=upstream.served > 1,
-                )
+                fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times)
             )
-        else:
-            record = replace(
-                line.record,
-                peer=shown(runtime, self._connection.peer.ip),
-                ts=wall,
-                request_id=self._request_id,
-                upstream_addr=upstream.address,
-                status=status,
-                upstream_status=status,
-                bytes_in=size,
-                bytes_out=sent,
-                t_total=now - started,
-            )
-            client_seen(runtime, record, shape.client.address)
-            runtime.access_log.write(runtime.encode_access(record))
+            return
+        record = replace(
+            outcome.record,
+            peer=shown(runtime, self._connection.peer.ip),
+            client_ip=client.ip,
+            client_ip_source=client.source.value,
+            trusted_hops=client.hops,
+            ts=wall,
+            request_id=self._request_id,
+            bytes_in=size,
+            bytes_out=sent,
+            t_total=total,
+        )
+        runtime.access_log.write(runtime.encode_access(record))
 
     def _times(self, lease: Lease | None, now: float) -> str:
         body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)
@@ -395,7 +390,7 @@ class FastExchange:
         if upstream is not None:
             upstream.taker = None
             if lease is None:
-                lease = self._shape.client.pool.lend(upstream)
+                lease = self._shape.way.pool.lend(upstream)
             if upstream.received and failure is not None and failure.source is Source.UPSTREAM:
                 failure = None  # the answer has begun: its pauses are judged now, not its beginning
         leasing, self._leasing = self._leasing, None

@@ -12,18 +12,23 @@ passes, and h11 reads the same.
 Taken are GET, POST and OPTIONS in origin-form, HTTP/1.0 or 1.1, with one Host, at most one Content-Length, no
 transfer coding, no expectation, no upgrade, and `Connection` absent or exactly `keep-alive` or `close`.
 
-Memory: two generations of ``GENERATION`` lines of at most ``LONGEST`` bytes, ``ANSWERS`` answer heads of at
-most ``LONGEST_BLOCK``: below 8 MiB in the worst case.
+A line that is new but whose name is not (a cookie, an address) is judged by its value alone: that is all that
+the gate would look at again.
+
+Memory: two generations of ``GENERATION`` lines of at most ``LONGEST`` bytes, ``NAMES`` names of at most
+``LONGEST_NAME``, ``ANSWERS`` answer heads of at most ``LONGEST_BLOCK``: below 8 MiB in the worst case.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+import re
+from typing import TYPE_CHECKING
 
 from proxy.errors import Violation
 from proxy.message import FramingKind, ResponseHead, first_value
-from proxy.rules.forwarding import Kind, classify_request_name, response_fields
+from proxy.rules.address import OWS
+from proxy.rules.forwarding import Kind, classify_request_name, is_managed, response_fields
 from proxy.wire import grammar
 from proxy.wire.heads import render_response
 from proxy.wire.strict import (
@@ -36,19 +41,25 @@ from proxy.wire.strict import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
     from proxy.message import Field
     from proxy.rules.forwarding import ForwardingTable
 
 GENERATION = 4096
 LONGEST = 256
+NAMES = 1024
+LONGEST_NAME = 64
 ANSWERS = 512
 LONGEST_BLOCK = 2048
 
-METHODS = frozenset({b"GET", b"POST", b"OPTIONS"})
-"""HEAD is left out: its answers have lengths without bodies."""
+_REQUEST_LINE = re.compile(
+    rf"(GET|POST|OPTIONS) ((/{grammar.path_char}*+)(?:\?{grammar.query_char}*+)?+) HTTP/1\.([01])".encode()
+)
+"""A part of what ``grammar.REQUEST_LINE`` takes. Without HEAD: its answers have lengths and no bodies."""
 
 _ANY_LINE = RequestLine(b"GET", b"/", 1)
-_ANY_HOST: Field = (b"Host", b"a")
 _PLAIN_HOPS = frozenset(
     {b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate", b"proxy-authorization"}
 )
@@ -56,32 +67,49 @@ _PLAIN_HOPS = frozenset(
 
 
 class Mark(enum.Enum):
-    """What a line is, if it is not simply passed on."""
+    """What a line is to us."""
 
+    PASS = "pass"
     HOST = "host"
-    LENGTH = "length"
     AGENT = "agent"
-    MANAGED = "managed"
+    CHAIN = "chain"
+    NAMED_ID = "named_id"
+    TOLD = "told"
     CLOSE = "close"
     KEEP = "keep"
     GONE = "gone"
-    UNFIT = "unfit"
 
 
-class Marked(NamedTuple):
-    """A line with a meaning: ``out`` as it goes upstream, ``value`` as received."""
+class Marked(bytes):
+    """A line with a meaning: itself it is what goes upstream of the line (perhaps nothing), ``name`` and
+    ``value`` are as received."""
 
     mark: Mark
-    out: bytes = b""
-    value: bytes = b""
+    name: bytes
+    value: bytes
+
+    def __new__(cls, mark: Mark, out: bytes = b"", name: bytes = b"", value: bytes = b"") -> Self:
+        line = super().__new__(cls, out)
+        line.mark = mark
+        line.name = name
+        line.value = value
+        return line
 
 
-Entry: TypeAlias = bytes | Marked
-"""A line's verdict; plain bytes are the canonical line (with CRLF) of one that is passed on."""
-
-_UNFIT = Marked(Mark.UNFIT)
 _GONE = Marked(Mark.GONE)
 _CONNECTIONS = {b"close": Marked(Mark.CLOSE), b"keep-alive": Marked(Mark.KEEP)}
+_MARKS = {
+    b"user-agent": Mark.AGENT,
+    b"x-forwarded-for": Mark.CHAIN,
+    b"x-request-id": Mark.NAMED_ID,
+}
+"""Names with a mark of their own; X-Request-Id and the chain differ from request to request, behind a proxy
+that sets them, and nothing but themselves depends on them."""
+_SINGLE_MINDED = frozenset({b"user-agent", b"x-request-id"})
+_SAID_OF_MANY = frozenset(
+    {b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-scheme", b"x-scheme"}
+)
+"""Lines about the client that say the same of many."""
 
 
 class Unfit(enum.Enum):
@@ -95,145 +123,194 @@ class Unfit(enum.Enum):
     HOST = "no_host"
 
 
+class _UnfitLine(Exception):
+    """A line that is for the general path."""
+
+
 class Lines:
     """What the header lines of a request say, Content-Length left out.
 
     ``before`` and ``after`` are the canonical lines that stand before and after Content-Length, Host left
-    out. ``managed`` are the lines about the client, in order, X-Request-Id included; ``connection``
-    is ``None``, CLOSE or KEEP.
+    out. ``chain`` and ``ids`` are the values of X-Forwarded-For and X-Request-Id, ``told`` the other lines
+    that are read for what they say about the client, each in order; ``connection`` is ``None``, CLOSE or
+    KEEP, ``agent`` the first User-Agent.
     """
 
-    __slots__ = ("after", "agent", "before", "connection", "host", "managed")
+    __slots__ = ("after", "agent", "before", "chain", "connection", "host", "ids", "told")
 
     def __init__(self) -> None:
         self.host = b""
         self.agent: bytes | None = None
         self.connection: Mark | None = None
-        self.managed: tuple[Field, ...] = ()
+        self.chain: tuple[bytes, ...] = ()
+        self.ids: tuple[bytes, ...] = ()
+        self.told: tuple[Field, ...] = ()
         self.before = b""
         self.after = b""
 
 
-class RequestReader:
-    """Reads header lines. One for each process: the more clients, the better."""
+class _LineCache(dict[bytes, bytes]):
+    """Lines by what goes upstream of them, ``Marked`` where they have a meaning. What is not there is judged
+    (``judge``, which raises ``_UnfitLine``) and kept where that is worth it; two generations, what is used
+    stays."""
 
-    def __init__(self, limits: HeadLimits, table: ForwardingTable) -> None:
+    __slots__ = ("_judge", "old")
+
+    def __init__(self, judge: Callable[[bytes], bytes]) -> None:
+        self._judge = judge
+        self.old: dict[bytes, bytes] = {}
+
+    def __missing__(self, line: bytes) -> bytes:
+        entry = self.old.get(line)
+        if entry is None:
+            entry = self._judge(line)
+            if len(line) > LONGEST or _is_unique(entry):
+                return entry
+        if len(self) >= GENERATION:
+            self.old = self.copy()
+            self.clear()
+        self[line] = entry
+        return entry
+
+
+class RequestReader:
+    """Reads header lines. One for each process: the more clients, the better.
+
+    :param told: a further name, in lower case, whose lines the rules read (`trust.client_header`).
+    """
+
+    def __init__(self, limits: HeadLimits, table: ForwardingTable, told: bytes = b"") -> None:
         self.limits = limits
         self._table = table
-        self._young: dict[bytes, Entry] = {}
-        self._old: dict[bytes, Entry] = {}
+        self._told = told
+        self._lines = _LineCache(self._judge)
+        self._names: dict[bytes, Mark] = {}
 
     def __repr__(self) -> str:
-        return f"<RequestReader young={len(self._young)} old={len(self._old)}>"
+        return f"<RequestReader young={len(self._lines)} old={len(self._lines.old)}>"
 
     def read(self, before: bytes, after: bytes) -> Lines | Unfit:
         """Read the lines before and after Content-Length, each without its outer CRLFs; either may be
-        empty."""
+        empty. Of the lines, Content-Length is taken to be one, whether it is there or not."""
+        look_up = self._lines.__getitem__
+        try:
+            first = list(map(look_up, before.split(b"\r\n"))) if before else []
+            last = list(map(look_up, after.split(b"\r\n"))) if after else []
+        except _UnfitLine:
+            return Unfit.LINE
         lines = Lines()
-        out: list[bytes] = []
-        if before and (unfit := self._read(before, lines, out)) is not None:
-            return unfit
-        lines.before = b"".join(out)
-        out.clear()
-        if after and (unfit := self._read(after, lines, out)) is not None:
-            return unfit
-        lines.after = b"".join(out)
+        lines.before = b"".join(first)
+        lines.after = b"".join(last)
+        first += last
+        if len(first) >= self.limits.lines:
+            return Unfit.SIZE
+        for entry in first:
+            if type(entry) is Marked and not _note(lines, entry):
+                return Unfit.TWICE
         return lines if lines.host else Unfit.HOST
 
-    def _read(self, block: bytes, lines: Lines, out: list[bytes]) -> Unfit | None:
-        """Look up the lines of one block: those that are passed on go to ``out``, the rest to ``lines``."""
-        young = self._young
-        for line in block.split(b"\r\n"):
-            entry = young.get(line)
-            if entry is None:
-                entry = self._recall(line)
-                young = self._young
-            if isinstance(entry, bytes):
-                out.append(entry)
-            elif (unfit := _note(lines, entry, out)) is not None:
-                return unfit
-        return None
+    def _judge(self, line: bytes) -> bytes:
+        """Judge a line by the gate and by what its name means: what goes upstream of it."""
+        name, _, value = line.partition(b":")
+        mark = self._names.get(name)
+        if mark is None:
+            return self._judge_named(line)
+        # The gate knows this name already, and asks no more of the value of such a line.
+        if grammar.FIELD_CONTENT.fullmatch(value) is None:
+            raise _UnfitLine
+        return self._entry(mark, name, value.strip(OWS))
 
-    def _recall(self, line: bytes) -> Entry:
-        """Find a line among those not seen lately, or judge it; remember it where that is worth it."""
-        entry = self._old.get(line)
-        if entry is None:
-            entry = self._judge(line)
-            if len(line) > LONGEST or entry is _UNFIT or _names_a_client(entry):
-                return entry
-        if len(self._young) >= GENERATION:
-            self._old, self._young = self._young, {}
-        self._young[line] = entry
-        return entry
-
-    def _judge(self, line: bytes) -> Entry:
-        """Judge a line by the gate and by what its name means; ``_UNFIT`` is for the general path."""
+    def _judge_named(self, line: bytes) -> bytes:
+        """Judge a line whose name was not seen yet."""
         try:
             field = judge_field_line(line)
-            return _UNFIT if field is None else self._classified(line, field)
+            if field is None:
+                raise _UnfitLine
+            name, value = field
+            lower = name.lower()
+            kind = classify_request_name(lower, self._table)
+            if kind is Kind.HOST:
+                check_request_fields(_ANY_LINE, (field,))
+                return Marked(Mark.HOST, name=name, value=value)
         except Violation:
-            return _UNFIT
-
-    def _classified(self, line: bytes, field: Field) -> Entry:
-        name, value = field
-        lower = name.lower()
-        kind = classify_request_name(lower, self._table)
-        if kind is Kind.PASS:
-            out = b"%s: %s\r\n" % field
-            return Marked(Mark.AGENT, out, value) if lower == b"user-agent" else out
-        if kind is Kind.MANAGED:
-            return Marked(Mark.MANAGED, name, value)
-        if kind is Kind.HOST:
-            check_request_fields(_ANY_LINE, (field,))
-            return Marked(Mark.HOST, value=value)
+            raise _UnfitLine from None
+        entry: bytes | None
         if kind is Kind.CONNECTION:
             options = list_members([value])
-            return _CONNECTIONS.get(options[0], _UNFIT) if len(options) == 1 else _UNFIT
-        return _GONE if lower in _PLAIN_HOPS else _UNFIT
+            entry = _CONNECTIONS.get(options[0]) if len(options) == 1 else None
+        elif kind is Kind.PASS or kind is Kind.MANAGED:
+            mark = self._mark(lower, kind)
+            self._keep_name(name, mark)
+            entry = self._entry(mark, name, value)
+        else:
+            entry = _GONE if lower in _PLAIN_HOPS and lower != self._told else None
+        if entry is None:
+            raise _UnfitLine
+        return entry
+
+    def _mark(self, lower: bytes, kind: Kind) -> Mark:
+        """What an end-to-end line of this name is, or one that we set ourselves."""
+        if lower == self._told:
+            if lower in _SINGLE_MINDED:
+                raise _UnfitLine  # it would have two meanings
+            return Mark.TOLD
+        return _MARKS.get(lower, Mark.PASS if kind is Kind.PASS else Mark.TOLD)
+
+    def _keep_name(self, name: bytes, mark: Mark) -> None:
+        if len(name) <= LONGEST_NAME:
+            if len(self._names) >= NAMES:
+                self._names.clear()
+            self._names[name] = mark
+
+    def _entry(self, mark: Mark, name: bytes, value: bytes) -> bytes:
+        if mark is Mark.PASS:
+            return b"%b: %b\r\n" % (name, value)
+        passed = mark is Mark.AGENT or (mark is Mark.TOLD and not is_managed(name.lower()))
+        return Marked(mark, b"%b: %b\r\n" % (name, value) if passed else b"", name, value)
 
 
-def _names_a_client(entry: Entry) -> bool:
-    """Lines about one client or one request: there are as many as requests."""
-    return isinstance(entry, Marked) and entry.mark is Mark.MANAGED
+def _is_unique(entry: bytes) -> bool:
+    """Is it a line about one client or one request? There are as many as requests."""
+    if type(entry) is not Marked:
+        return False
+    if entry.mark is Mark.TOLD:
+        return entry.name.lower() not in _SAID_OF_MANY
+    return entry.mark is Mark.CHAIN or entry.mark is Mark.NAMED_ID
 
 
-def _note(lines: Lines, entry: Marked, out: list[bytes]) -> Unfit | None:
-    """Take in a line that has a meaning; return why the head is unfit, if it is."""
+def _note(lines: Lines, entry: Marked) -> bool:
+    """Take in a line that has a meaning; false: it must not be there twice."""
     mark = entry.mark
-    if mark is Mark.AGENT:
+    if mark is Mark.HOST:
+        if lines.host:
+            return False
+        lines.host = entry.value
+    elif mark is Mark.AGENT:
         if lines.agent is None:
             lines.agent = entry.value
-        out.append(entry.out)
-    elif mark is Mark.HOST:
-        if lines.host:
-            return Unfit.TWICE
-        lines.host = entry.value
-    elif mark is Mark.MANAGED:
-        lines.managed += ((entry.out, entry.value),)
-    elif mark is Mark.CLOSE or mark is Mark.KEEP:
+    elif mark is Mark.CHAIN:
+        lines.chain += (entry.value,)
+    elif mark is Mark.TOLD:
+        lines.told += ((entry.name, entry.value),)
+    elif mark is Mark.NAMED_ID:
+        lines.ids += (entry.value,)
+    elif mark is not Mark.GONE:
         if lines.connection is not None:
-            return Unfit.TWICE
+            return False
         lines.connection = mark
-    elif mark is Mark.UNFIT:
-        return Unfit.LINE
-    return None
+    return True
 
 
-def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, int] | None:
-    """Read a request line without CRLF: method, target, minor version; ``None``: not for the fast path."""
-    match = grammar.REQUEST_LINE.fullmatch(line)
+def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, bytes, int] | None:
+    """Read a request line without CRLF: method, target, the target's path, minor version; ``None``: not for
+    the fast path."""
+    match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         return None
-    method, target, major, minor = match.groups()
-    if (
-        method in METHODS
-        and major == b"1"
-        and minor in b"01"
-        and target.startswith(b"/")
-        and len(target) <= limits.target_bytes
-    ):
-        return method, target, 0 if minor == b"0" else 1
-    return None
+    method, target, path, minor = match.groups()
+    if len(target) > limits.target_bytes:
+        return None
+    return method, target, path, 1 if minor == b"1" else 0
 
 
 class FastAnswer:

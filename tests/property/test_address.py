@@ -179,8 +179,24 @@ def test_what_nearly_is_an_address_is_read_as_ipaddress_reads_it(text: str) -> N
         assert parse_address(token.encode()) == model_address(token.encode())
 
 
-@examples
-@given(addresses | st.integers(0, 2**32 - 1).map(IPv6Address))
+NEAR_SPECIAL = [
+    ip_network(text, strict=False)
+    for text in (
+        "192.0.0.0/16", "192.168.0.0/12", "100.64.0.0/9", "172.0.0.0/8", "198.18.0.0/14", "198.51.100.0/22",
+        "203.0.113.0/23", "169.254.0.0/15", "0.0.0.0/7", "127.0.0.0/8", "224.0.0.0/3", "255.255.255.0/24",
+        "2001::/22", "2001:db8::/31", "2002::/16", "3fff::/16", "2620:4f:8000::/40", "::/64", "64:ff9b::/32",
+        "100::/63", "fc00::/6", "fe80::/8", "ff00::/8",
+    )
+]  # fmt: skip
+near_special = st.sampled_from(NEAR_SPECIAL).flatmap(
+    lambda network: st.integers(0, network.num_addresses - 1).map(
+        lambda n: network.network_address + n if n else network.broadcast_address
+    )
+)
+
+
+@settings(deadline=None, max_examples=2000)
+@given(addresses | near_special | st.integers(0, 2**32 - 1).map(IPv6Address))
 def test_packed_is_another_form_of_the_same(ip: IPAddress) -> None:
     canonical = (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
     assert packed_address(str(ip).encode()) == canonical.packed
