@@ -5,7 +5,8 @@ Decisions are cached by all raw bytes that the rules read, admissions never are.
 both paths against each other, byte for byte (serve/fastexchange.py has the theory of operation).
 
 Memory: two generations of ``SHAPES`` header blocks, ``WAYS`` templates of what is said about a client's way
-here, ``OUTCOMES`` log lines and ``PATHS`` paths; each set is dropped as a whole when full.
+here, ``OUTCOMES`` log lines, ``PATHS`` paths, and ``SEEN`` hashes of blocks; each set is dropped as a whole
+when full.
 What is long is used once and not kept (fasthead.LONGEST_BLOCK, ``LONGEST_LINE``, ``LONGEST_PATH``), so all
 of it stays below 128 MiB even where clients do their worst.
 """
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = 4096
 PATHS = 1024
+SEEN = 4096
 SHAPES = 2048
 WAYS = 4096
 LONGEST_PATH = 256
@@ -149,6 +151,7 @@ class FastPath:
         self.outcomes: dict[OutcomeKey, Outcome] = {}
         self.young: dict[object, Shape] = {}
         self.old: dict[object, Shape] = {}
+        self._seen: set[int] = set()
 
     def __repr__(self) -> str:
         return (
@@ -178,7 +181,11 @@ class FastPath:
         before: bytes,
         after: bytes,
     ) -> Shape | str:
-        """Read a header block that was not seen lately; return why it is not for the fast path."""
+        """Read a header block that is not among the young ones; return why it is not for the fast path.
+
+        A block is kept when it comes a second time: of thousands that come once, filling and emptying the
+        cache would cost more than reading them.
+        """
         shape = self.old.get(key)
         if shape is None:
             lines = self.requests.read(before, after)
@@ -188,11 +195,23 @@ class FastPath:
             if way is None:
                 return "host"
             shape = Shape(lines, way, way.client or self._named(connection, way, lines.chain), minor)
+            if not self._came_before(hash(key)):
+                return shape
         if len(before) + len(after) <= LONGEST_BLOCK:
             if len(self.young) >= SHAPES:
                 self.old, self.young = self.young, {}
             self.young[key] = shape
         return shape
+
+    def _came_before(self, block: int) -> bool:
+        """Note the hash of a block; true: it was noted before, not long ago."""
+        seen = self._seen
+        if block in seen:
+            return True
+        if len(seen) >= SEEN:
+            seen.clear()
+        seen.add(block)
+        return False
 
     def _way(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Way | None:
         """Return what is said of all clients that came so; ``None``: their host is not served."""
