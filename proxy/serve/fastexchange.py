@@ -93,16 +93,25 @@ class FastExchange:
         self._runtime = path.runtime
         self._connection = connection
         self.stage = Stage.FREE
-        self._route: Route
-        self._shape: Shape
-        self._method = self._target = self._target_path = self._length_line = b""
-        self._minor = self._size = self._whole = 0
         self._upstream: UpstreamConnection | None = None
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[Lease] | None = None
         self._data = b""
-        self._request_id = ""
-        self._started = self._complete = self._sent = self._due = 0.0
+        # Set for each request.
+        self._route: Route
+        self._shape: Shape
+        self._method: bytes
+        self._target: bytes
+        self._target_path: bytes
+        self._length_line: bytes
+        self._minor: int
+        self._size: int
+        self._whole: int
+        self._request_id: str
+        self._started: float
+        self._complete: float
+        self._sent: float
+        self._due: float
 
     def __repr__(self) -> str:
         return f"<FastExchange {self.stage.name}>"

@@ -140,11 +140,7 @@ class FastPath:
         self.runtime = runtime
         self.held_body = limits.held_body
         self.head_bytes = limits.head_bytes
-        self.requests = RequestReader(
-            HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes),
-            table,
-            runtime.tables.trust.client_header,
-        )
+        self.requests = RequestReader(runtime.head_limits, table, runtime.tables.trust.client_header)
         self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
         self._routes: dict[bytes, Route | None] = {}
         self._ways: dict[object, Way | None] = {}
