@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
+from proxy.rules.answers import http_date
 from proxy.serve.exchange import Begun
 from proxy.serve.record import shown
 from proxy.wire.fasthead import Unfit, read_request_line
@@ -291,8 +292,11 @@ class FastExchange:
             return False
         received.clear()
         whole = len(data) == answer.whole
-        body = data[answer.size : answer.whole]
-        connection.write(answer.out + body)
+        out = answer.out
+        if answer.rest is not None:
+            out += http_date(self._runtime.clock.wall()) + answer.rest
+        out += data[answer.size : answer.whole]
+        connection.write(out)
         upstream, lease = self._upstream, self._lease
         assert upstream is not None
         upstream.taker = None
@@ -303,7 +307,7 @@ class FastExchange:
             self._lease = None
             lease.report(answer.status, None)
             lease.release(answer.reusable and whole)
-        self._log(upstream, lease, answer.status, len(answer.out) + len(body), now)
+        self._log(upstream, lease, answer.status, len(out), now)
         self.stage = Stage.FREE
         self._data = b""
         connection.fast_done(keep=not close, now=now)

@@ -16,7 +16,8 @@ A line that is new but whose name is not (a cookie, an address) is judged by its
 the gate would look at again.
 
 Memory: two generations of ``GENERATION`` lines of at most ``LONGEST`` bytes, ``NAMES`` names of at most
-``LONGEST_NAME``, ``ANSWERS`` answer heads of at most ``LONGEST_BLOCK``: below 8 MiB in the worst case.
+``LONGEST_NAME``, four times ``ANSWERS`` answer heads of at most ``LONGEST_BLOCK``: below 8 MiB in the worst
+case.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import re
 from typing import TYPE_CHECKING
 
 from proxy.errors import Violation
-from proxy.message import FramingKind, ResponseHead, first_value
+from proxy.message import FramingKind, ResponseHead
 from proxy.rules.address import OWS
 from proxy.rules.forwarding import Kind, classify_request_name, is_managed, response_fields
 from proxy.wire import grammar
@@ -51,7 +52,7 @@ GENERATION = 4096
 LONGEST = 256
 NAMES = 1024
 LONGEST_NAME = 64
-ANSWERS = 512
+ANSWERS = 256
 LONGEST_BLOCK = 2048
 
 _REQUEST_LINE = re.compile(
@@ -59,6 +60,8 @@ _REQUEST_LINE = re.compile(
 )
 """A part of what ``grammar.REQUEST_LINE`` takes. Without HEAD: its answers have lengths and no bodies."""
 
+_ANY_DATE = b"\0date"
+"""In place of a date that is put in later; no line of an answer can hold it."""
 _ANY_LINE = RequestLine(b"GET", b"/", 1)
 _PLAIN_HOPS = frozenset(
     {b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate", b"proxy-authorization"}
@@ -315,30 +318,34 @@ def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, by
 
 class FastAnswer:
     """An answer head that was taken, ready to be sent to a client of one version on a connection that
-    goes on or ends. ``length``: bytes of the body; ``reusable``: the upstream connection goes on."""
+    goes on or ends: ``out``, and where the upstream said no date, that and ``rest`` behind it.
+    ``length``: bytes of the body; ``reusable``: the upstream connection goes on."""
 
-    __slots__ = ("length", "out", "reusable", "size", "status", "whole")
+    __slots__ = ("length", "out", "rest", "reusable", "size", "status", "whole")
 
-    def __init__(self, status: int, length: int, size: int, out: bytes, reusable: bool) -> None:
+    def __init__(
+        self, status: int, length: int, size: int, out: bytes, rest: bytes | None, reusable: bool
+    ) -> None:
         self.status = status
         self.length = length
         self.size = size
         self.whole = size + length
         self.out = out
+        self.rest = rest
         self.reusable = reusable
 
 
 class AnswerReader:
     """Reads answer heads: a head that was seen before (within a second most are equal, Date included) is one
-    look-up. Taken are final answers whose body has a known length and which say their Date."""
+    look-up. Taken are final answers whose body has a known length."""
 
     def __init__(self, limits: HeadLimits, table: ForwardingTable) -> None:
         self._limits = limits
         self._table = table
-        self._seen: dict[bytes, FastAnswer | None] = {}
+        self._seen: tuple[dict[bytes, FastAnswer | None], ...] = ({}, {}, {}, {})
 
     def __repr__(self) -> str:
-        return f"<AnswerReader seen={len(self._seen)}>"
+        return f"<AnswerReader seen={sum(map(len, self._seen))}>"
 
     def read(self, data: bytes, minor: int, close: bool) -> FastAnswer | None:
         """Read the head at the beginning of ``data``; ``None``: not whole, or not for the fast path.
@@ -348,16 +355,17 @@ class AnswerReader:
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             return None
-        key = data[:end] + (b"c" if close else b"k") if minor else data[:end] + (b"C" if close else b"K")
+        raw = data[:end]
+        seen = self._seen[2 * minor + close]
         try:
-            return self._seen[key]
+            return seen[raw]
         except KeyError:
             pass
-        answer = self._judged(data[:end], minor, close)
+        answer = self._judged(raw, minor, close)
         if end <= LONGEST_BLOCK:
-            if len(self._seen) >= ANSWERS:
-                self._seen.clear()
-            self._seen[key] = answer
+            if len(seen) >= ANSWERS:
+                seen.clear()
+            seen[raw] = answer
         return answer
 
     def _judged(self, raw: bytes, minor: int, close: bool) -> FastAnswer | None:
@@ -370,8 +378,10 @@ class AnswerReader:
         if line.status < 200 or not bounded:
             return None
         head = ResponseHead(line.status, line.reason, line.minor, fields, framing, checked.close)
-        out = response_fields(head, method=b"GET", minor=minor, close=close, date=b"", table=self._table)
-        if first_value(out, b"date") == b"":  # the general path knows the time
-            return None
-        rendered = render_response(line.status, line.reason, out)
-        return FastAnswer(line.status, framing.length, len(raw), rendered, not checked.close)
+        fields = response_fields(
+            head, method=b"GET", minor=minor, close=close, date=_ANY_DATE, table=self._table
+        )
+        out, dateless, rest = render_response(line.status, line.reason, fields).partition(_ANY_DATE)
+        return FastAnswer(
+            line.status, framing.length, len(raw), out, rest if dateless else None, not checked.close
+        )

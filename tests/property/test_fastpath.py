@@ -73,6 +73,7 @@ plain_lines = st.sampled_from(
         b"TE: trailers",
         b"X-A: 1",
         b"X-Real-IP: 1.1.1.1",
+        b"x-visitor: 2.2.2.2",
         b"X-Forwarded-Proto: https",
         b"x-forwarded-proto: HTTPS",
         b"X-Forwarded-Host: Shop.example",
@@ -202,11 +203,11 @@ fast_answers = st.sampled_from(
         b"HTTP/1.1 413 Too Large\r\nDate: D\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
         SURPLUS,
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     ]
 )
 other_answers = st.sampled_from(
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nDate: D\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         SICK,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok",
@@ -249,6 +250,8 @@ configurations = st.fixed_dictionaries(
                 {"all": True},
                 {"hops": 2},
                 {"proxies": ["127.0.0.1"], "forwarded": True},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Real-IP"},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Visitor"},
             ]
         ),
         "forwarding": st.sampled_from([{}, {"chain": "append"}, {"anonymise": True}, {"via": True}]),
