@@ -11,14 +11,15 @@ from proxy.observe.log import AccessRecord, encode_json, json_text
 
 
 class LineParts(NamedTuple):
-    """What stands in a record's JSON line before each of these values, and behind the times (``end``);
-    ``client``: what ``client_part`` returns."""
+    """What stands in a record's JSON line before each of these values, and behind the sender (``end``);
+    ``client``: what ``client_part`` returns, ``sender``: what ``sender_part`` does."""
 
     request_id: str
     client: str
     bytes_in: str
     bytes_out: str
     times: str
+    sender: str
     end: str
 
 
@@ -28,15 +29,24 @@ def line_parts(record: AccessRecord) -> LineParts:
     # A quote inside a value is escaped, so these are found as keys only.
     before, _, rest = rest.partition('"client_ip":')
     alike, _, rest = rest.partition(',"method"')[2].partition(',"bytes_in":')
-    end = rest.partition(',"retries"')[2]
+    ending = rest.partition(',"retries"')[2]
+    before_sender, _, rest = ending.partition(',"user_agent":')
+    end = rest.partition(',"termination":')[2]
     return LineParts(
         ',"request_id":"',
         before,
         f',"method"{alike},"bytes_in":',
         ',"bytes_out":',
         ",",
-        f',"retries"{end}',
+        f',"retries"{before_sender},"user_agent":',
+        f',"termination":{end}',
     )
+
+
+def sender_part(record: AccessRecord) -> str:
+    """Return what the record's JSON line says of the program that sent the request."""
+    line = encode_json(record).decode("ascii")
+    return line.partition(',"user_agent":')[2].partition(',"termination":')[0]
 
 
 def client_tail(peer: str, source: str) -> str:
@@ -50,11 +60,18 @@ def client_part(client_ip: str, tail: str, trusted_hops: int) -> str:
 
 
 def fast_line(
-    parts: LineParts, ts: float, request_id: str, client: str, bytes_in: int, bytes_out: int, times: str
+    parts: LineParts,
+    ts: float,
+    request_id: str,
+    client: str,
+    bytes_in: int,
+    bytes_out: int,
+    times: str,
+    sender: str,
 ) -> bytes:
     """Return the line with its values put in. ``times``: t_head to t_total, as JSON pairs."""
-    before_id, before_client, before_in, before_out, before_times, end = parts
+    before_id, before_client, before_in, before_out, before_times, before_sender, end = parts
     return (
         f'{{"ts":{ts:.6f}{before_id}{request_id}{before_client}{client}{before_in}{bytes_in}'
-        f"{before_out}{bytes_out}{before_times}{times}{end}"
+        f"{before_out}{bytes_out}{before_times}{times}{before_sender}{sender}{end}"
     ).encode("ascii")

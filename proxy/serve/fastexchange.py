@@ -250,6 +250,7 @@ class FastExchange:
 
     def _send(self, upstream: UpstreamConnection) -> None:
         shape, data = self._shape, self._data
+        way = shape.way
         self.stage = Stage.SENT
         self._upstream = upstream
         self._connection.due = self._due
@@ -260,11 +261,14 @@ class FastExchange:
                     self._method,
                     b" ",
                     self._target,
-                    shape.opening,
+                    way.opening,
+                    shape.before,
                     self._length_line,
-                    shape.closing,
+                    shape.after,
+                    shape.client.line,
+                    way.before_id,
                     self._request_id.encode(),
-                    shape.way.after_id,
+                    way.after_id,
                     data[self._size :],
                 )
             )
@@ -330,9 +334,7 @@ class FastExchange:
             self._connection.listener,
             self._method,
             self._target_path,
-            _sdk_words(self._target),
             shape.host,
-            shape.agent,
             status,
             upstream.address,
             retries,
@@ -340,6 +342,7 @@ class FastExchange:
         )
         outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
         size = len(self._data)
+        agent, words = shape.agent or b"", _sdk_words(self._target)
         counters.requests_in_flight -= 1
         counters.fast_path += 1
         counters.requests.count(outcome.labels)
@@ -358,12 +361,16 @@ class FastExchange:
                 times = f'{_NO_TIME}{taken},"t_total":{taken}'
             else:
                 times = self._times(lease, now)
+            sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))
             runtime.access_log.write(
-                fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times)
+                fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times, sender)
             )
             return
+        assert outcome.record is not None
         record = replace(
             outcome.record,
+            target=self._target,
+            user_agent=agent,
             peer=shown(runtime, self._connection.peer.ip),
             client_ip=client.ip,
             client_ip_source=client.source.value,

@@ -5,8 +5,8 @@ Decisions are cached by all raw bytes that the rules read, admissions never are.
 both paths against each other, byte for byte (serve/fastexchange.py has the theory of operation).
 
 Memory: two generations of ``SHAPES`` header blocks, ``WAYS`` templates of what is said about a client's way
-here, ``OUTCOMES`` log lines, ``PATHS`` paths, and ``SEEN`` hashes of blocks; each set is dropped as a whole
-when full.
+here, ``OUTCOMES`` log lines, ``SENDERS`` parts of them, ``PATHS`` paths, and ``SEEN`` hashes of blocks; each
+set is dropped as a whole when full.
 What is long is used once and not kept (fasthead.LONGEST_BLOCK, ``LONGEST_LINE``, ``LONGEST_PATH``), so all
 of it stays below 128 MiB even where clients do their worst.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.config.schema import LogFormat
 from proxy.message import NO_BODY, AddressSource, RequestHead, Route
-from proxy.observe.fastline import client_part, client_tail, line_parts
+from proxy.observe.fastline import client_part, client_tail, line_parts, sender_part
 from proxy.observe.log import AccessRecord
 from proxy.observe.metrics import Counters
 from proxy.rules.access import host_denial
@@ -34,7 +34,7 @@ from proxy.rules.forwarding import (
     shown_address,
 )
 from proxy.serve.record import client_seen, shown
-from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
+from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader
 from proxy.wire.heads import render_fields
 from proxy.wire.strict import HeadLimits
 
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 OUTCOMES = 4096
 PATHS = 1024
 SEEN = 4096
+SENDERS = 4096
 SHAPES = 2048
 WAYS = 4096
 LONGEST_PATH = 256
@@ -65,12 +66,12 @@ class Way:
     of each (``fastline.client_tail``). ``trusted``: the peer may name the request too.
     """
 
-    __slots__ = ("after_id", "before_id", "client", "dropped", "host", "pool", "tail", "trusted")
+    __slots__ = ("after_id", "before_id", "client", "dropped", "opening", "pool", "tail", "trusted")
 
     def __init__(
         self, host: bytes, before_id: bytes, after_id: bytes, dropped: tuple[str, ...], pool: UpstreamPool
     ) -> None:
-        self.host = host
+        self.opening = b" HTTP/1.1\r\nHost: %b\r\n" % host
         self.before_id = before_id
         self.after_id = after_id
         self.dropped = dropped
@@ -96,39 +97,32 @@ class Client:
         self.suspect = suspect
 
 
-class Shape:
-    """A header block (all lines but the request line and Content-Length) from one peer, ready to be sent:
-    ``opening`` and ``closing`` stand around the Content-Length line, ``closing`` ends before the request
-    id. ``named_id`` is the request id that a trusted peer gave."""
+class Shape(Lines):
+    """A header block (all lines but the request line and Content-Length) from one peer, and what is said of
+    it. ``named_id`` is the request id that a trusted peer gave."""
 
-    __slots__ = ("agent", "client", "close", "closing", "host", "named_id", "opening", "way")
+    __slots__ = ("client", "close", "named_id", "way")
 
-    def __init__(self, lines: Lines, way: Way, client: Client, minor: int) -> None:
-        self.way = way
-        self.client = client
-        self.host = lines.host
-        self.agent = lines.agent or b""
-        self.close = minor == 0 if lines.connection is None else lines.connection is Mark.CLOSE
-        self.opening = way.host + lines.before
-        self.closing = lines.after + client.line + way.before_id
-        self.named_id = (named_request_id(lines.ids) or "") if lines.ids and way.trusted else ""
+    way: Way
+    client: Client
+    close: bool
+    named_id: str
 
 
 class Outcome:
-    """What the access log and the counters say of exchanges that are alike, up to who the client was, times
-    and sizes: the parts of a JSON line, or for text the record itself."""
+    """What the access log and the counters say of exchanges that are alike, up to who the client was, who
+    sent it, times and sizes: the parts of a JSON line, or for text the record itself."""
 
     __slots__ = ("labels", "parts", "record")
 
     def __init__(self, record: AccessRecord, form: LogFormat) -> None:
-        self.record = record
+        self.record = record if form is LogFormat.TEXT else None
         self.parts = line_parts(record) if form is LogFormat.JSON else None
         self.labels = Counters.request_labels(record.route, record.cls, record.method, record.status)
 
 
-OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, bytes, bytes, int, str, int, bool]"
-"""Listener, method, path, what of the query tells the SDK, host, User-Agent, status, the upstream's address,
-retries, whether the connection was reused."""
+OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool]"
+"""Listener, method, path, host, status, the upstream's address, retries, was its connection reused."""
 
 
 class FastPath:
@@ -145,6 +139,7 @@ class FastPath:
         self._routes: dict[bytes, Route | None] = {}
         self._ways: dict[object, Way | None] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
+        self.senders: dict[tuple[bytes, bytes], str] = {}
         self.young: dict[object, Shape] = {}
         self.old: dict[object, Shape] = {}
         self._seen: set[int] = set()
@@ -152,7 +147,7 @@ class FastPath:
     def __repr__(self) -> str:
         return (
             f"<FastPath shapes={len(self.young)}+{len(self.old)} ways={len(self._ways)} "
-            f"outcomes={len(self.outcomes)} paths={len(self._routes)}>"
+            f"outcomes={len(self.outcomes)} senders={len(self.senders)} paths={len(self._routes)}>"
         )
 
     def route(self, path: bytes) -> Route | None:
@@ -184,13 +179,17 @@ class FastPath:
         """
         shape = self.old.get(key)
         if shape is None:
-            lines = self.requests.read(before, after)
-            if isinstance(lines, Unfit):
-                return lines.value
-            way = self._way(connection, lines, route, minor)
+            shape = Shape()
+            unfit = self.requests.read(before, after, shape)
+            if unfit is not None:
+                return unfit.value
+            way = self._way(connection, shape, route, minor)
             if way is None:
                 return "host"
-            shape = Shape(lines, way, way.client or self._named(connection, way, lines.chain), minor)
+            shape.way = way
+            shape.client = way.client or self._named(connection, way, shape.chain)
+            shape.close = minor == 0 if shape.connection is None else shape.connection is Mark.CLOSE
+            shape.named_id = (named_request_id(shape.ids) or "") if shape.ids and way.trusted else ""
             if not self._came_before(hash(key)):
                 return shape
         if len(before) + len(after) <= LONGEST_BLOCK:
@@ -244,7 +243,7 @@ class FastPath:
         sent_host = upstream_host(tables, route, host)
         outgoing = request_fields(head, peer, address, sent_host, _PLACEHOLDER, tables.forwarding)
         way = Way(
-            b" HTTP/1.1\r\nHost: %b\r\n" % sent_host,
+            sent_host,
             before,
             after + b"\r\n",
             outgoing.dropped,
@@ -291,12 +290,12 @@ class FastPath:
 
     def outcome(self, key: OutcomeKey, route: Route) -> Outcome:
         """Return what is said of exchanges that are alike, for a key that is not in ``outcomes``."""
-        listener, method, path, query, host, agent, status, address, retries, reused = key
+        listener, method, path, host, status, address, retries, reused = key
         record = AccessRecord(
             listener=listener,
             method=method,
             host=host,
-            target=path + b"?" + query,
+            target=path,
             route=route.name,
             cls=route.cls.value,
             upstream=route.upstream,
@@ -306,11 +305,21 @@ class FastPath:
             origin="upstream",
             retries=retries,
             reused=reused,
-            user_agent=agent,
         )
         found = Outcome(record, self.runtime.config.log.format)
-        if len(path) + len(query) + len(host) + len(agent) <= LONGEST_LINE:
+        if len(path) + len(host) <= LONGEST_LINE:
             if len(self.outcomes) >= OUTCOMES:
                 self.outcomes.clear()
             self.outcomes[key] = found
         return found
+
+    def sender(self, key: tuple[bytes, bytes]) -> str:
+        """Return what a JSON line says of a User-Agent and of what in the query tells the SDK, for a key that
+        is not in ``senders``."""
+        agent, query = key
+        part = sender_part(AccessRecord(user_agent=agent, target=b"/?" + query))
+        if len(agent) + len(query) <= LONGEST_LINE:
+            if len(self.senders) >= SENDERS:
+                self.senders.clear()
+            self.senders[key] = part
+        return part

@@ -43,7 +43,6 @@ from proxy.wire.strict import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Self
 
     from proxy.message import Field
     from proxy.rules.forwarding import ForwardingTable
@@ -83,20 +82,17 @@ class Mark(enum.Enum):
     GONE = "gone"
 
 
-class Marked(bytes):
-    """A line with a meaning: itself it is what goes upstream of the line (perhaps nothing), ``name`` and
-    ``value`` are as received."""
+class Marked:
+    """A line that has a meaning or goes upstream in another form: ``out`` (perhaps nothing), ``None`` if it
+    goes on as it is; ``name`` and ``value`` are as received."""
 
-    mark: Mark
-    name: bytes
-    value: bytes
+    __slots__ = ("mark", "name", "out", "value")
 
-    def __new__(cls, mark: Mark, out: bytes = b"", name: bytes = b"", value: bytes = b"") -> Self:
-        line = super().__new__(cls, out)
-        line.mark = mark
-        line.name = name
-        line.value = value
-        return line
+    def __init__(self, mark: Mark, out: bytes | None = b"", name: bytes = b"", value: bytes = b"") -> None:
+        self.mark = mark
+        self.out = out
+        self.name = name
+        self.value = value
 
 
 _GONE = Marked(Mark.GONE)
@@ -130,13 +126,17 @@ class _UnfitLine(Exception):
     """A line that is for the general path."""
 
 
+class _TwiceError(Exception):
+    """A line that must not be there twice."""
+
+
 class Lines:
     """What the header lines of a request say, Content-Length left out.
 
-    ``before`` and ``after`` are the canonical lines that stand before and after Content-Length, Host left
-    out. ``chain`` and ``ids`` are the values of X-Forwarded-For and X-Request-Id, ``told`` the other lines
-    that are read for what they say about the client, each in order; ``connection`` is ``None``, CLOSE or
-    KEEP, ``agent`` the first User-Agent.
+    ``before`` and ``after`` are the canonical lines that stand before and after Content-Length as they go
+    upstream, Host left out. ``chain`` and ``ids`` are the values of X-Forwarded-For and X-Request-Id,
+    ``told`` the other lines that are read for what they say about the client, each in order; ``connection``
+    is ``None``, CLOSE or KEEP, ``agent`` the first User-Agent.
     """
 
     __slots__ = ("after", "agent", "before", "chain", "connection", "host", "ids", "told")
@@ -152,20 +152,21 @@ class Lines:
         self.after = b""
 
 
-class _LineCache(dict[bytes, bytes]):
-    """Lines by what goes upstream of them, ``Marked`` where they have a meaning. What is not there is judged
+class _LineCache(dict[bytes, "Marked | None"]):
+    """Lines, ``None`` where they are simply passed on as they are. What is not there is judged
     (``judge``, which raises ``_UnfitLine``) and kept where that is worth it; two generations, what is used
     stays."""
 
     __slots__ = ("_judge", "old")
 
-    def __init__(self, judge: Callable[[bytes], bytes]) -> None:
+    def __init__(self, judge: Callable[[bytes], Marked | None]) -> None:
         self._judge = judge
-        self.old: dict[bytes, bytes] = {}
+        self.old: dict[bytes, Marked | None] = {}
 
-    def __missing__(self, line: bytes) -> bytes:
-        entry = self.old.get(line)
-        if entry is None:
+    def __missing__(self, line: bytes) -> Marked | None:
+        if line in self.old:
+            entry = self.old[line]
+        else:
             entry = self._judge(line)
             if len(line) > LONGEST or _is_unique(entry):
                 return entry
@@ -192,28 +193,45 @@ class RequestReader:
     def __repr__(self) -> str:
         return f"<RequestReader young={len(self._lines)} old={len(self._lines.old)}>"
 
-    def read(self, before: bytes, after: bytes) -> Lines | Unfit:
-        """Read the lines before and after Content-Length, each without its outer CRLFs; either may be
-        empty. Of the lines, Content-Length is taken to be one, whether it is there or not."""
-        look_up = self._lines.__getitem__
+    def read(self, before: bytes, after: bytes, lines: Lines) -> Unfit | None:
+        """Read the lines before and after Content-Length into ``lines``, each without its outer CRLFs; either
+        may be empty. Of the lines, Content-Length is taken to be one, whether it is there or not."""
         try:
-            first = list(map(look_up, before.split(b"\r\n"))) if before else []
-            last = list(map(look_up, after.split(b"\r\n"))) if after else []
+            count = 1
+            if before:
+                split = before.split(b"\r\n")
+                count += len(split)
+                lines.before = self._read(before, split, lines)
+            if after:
+                split = after.split(b"\r\n")
+                count += len(split)
+                lines.after = self._read(after, split, lines)
         except _UnfitLine:
             return Unfit.LINE
-        lines = Lines()
-        lines.before = b"".join(first)
-        lines.after = b"".join(last)
-        first += last
-        if len(first) >= self.limits.lines:
+        except _TwiceError:
+            return Unfit.TWICE
+        if count > self.limits.lines:
             return Unfit.SIZE
-        for entry in first:
-            if type(entry) is Marked and not _note(lines, entry):
-                return Unfit.TWICE
-        return lines if lines.host else Unfit.HOST
+        return None if lines.host else Unfit.HOST
 
-    def _judge(self, line: bytes) -> bytes:
-        """Judge a line by the gate and by what its name means: what goes upstream of it."""
+    def _read(self, block: bytes, split: list[bytes], lines: Lines) -> bytes:
+        """Return what goes upstream of the lines of a block, and note the rest in ``lines``."""
+        entries = list(map(self._lines.__getitem__, split))
+        changed = False
+        if any(entries):
+            for place, entry in enumerate(entries):
+                if entry is not None:
+                    _note(lines, entry)
+                    if entry.out is not None:
+                        split[place] = entry.out
+                        changed = True
+        if not changed:
+            return block + b"\r\n"
+        passed = b"\r\n".join(filter(None, split))
+        return passed + b"\r\n" if passed else b""
+
+    def _judge(self, line: bytes) -> Marked | None:
+        """Judge a line by the gate and by what its name means."""
         name, _, value = line.partition(b":")
         mark = self._names.get(name)
         if mark is None:
@@ -221,9 +239,9 @@ class RequestReader:
         # The gate knows this name already, and asks no more of the value of such a line.
         if grammar.FIELD_CONTENT.fullmatch(value) is None:
             raise _UnfitLine
-        return self._entry(mark, name, value.strip(OWS))
+        return _entry(mark, name, value)
 
-    def _judge_named(self, line: bytes) -> bytes:
+    def _judge_named(self, line: bytes) -> Marked | None:
         """Judge a line whose name was not seen yet."""
         try:
             field = judge_field_line(line)
@@ -237,19 +255,17 @@ class RequestReader:
                 return Marked(Mark.HOST, name=name, value=value)
         except Violation:
             raise _UnfitLine from None
-        entry: bytes | None
-        if kind is Kind.CONNECTION:
-            options = list_members([value])
-            entry = _CONNECTIONS.get(options[0]) if len(options) == 1 else None
-        elif kind is Kind.PASS or kind is Kind.MANAGED:
+        if kind is Kind.PASS or kind is Kind.MANAGED:
             mark = self._mark(lower, kind)
             self._keep_name(name, mark)
-            entry = self._entry(mark, name, value)
-        else:
-            entry = _GONE if lower in _PLAIN_HOPS and lower != self._told else None
-        if entry is None:
-            raise _UnfitLine
-        return entry
+            return _entry(mark, name, line[len(name) + 1 :])
+        if kind is Kind.CONNECTION:
+            options = list_members([value])
+            if len(options) == 1 and options[0] in _CONNECTIONS:
+                return _CONNECTIONS[options[0]]
+        elif lower in _PLAIN_HOPS and lower != self._told:
+            return _GONE
+        raise _UnfitLine
 
     def _mark(self, lower: bytes, kind: Kind) -> Mark:
         """What an end-to-end line of this name is, or one that we set ourselves."""
@@ -265,28 +281,33 @@ class RequestReader:
                 self._names.clear()
             self._names[name] = mark
 
-    def _entry(self, mark: Mark, name: bytes, value: bytes) -> bytes:
-        if mark is Mark.PASS:
-            return b"%b: %b\r\n" % (name, value)
-        passed = mark is Mark.AGENT or (mark is Mark.TOLD and not is_managed(name.lower()))
-        return Marked(mark, b"%b: %b\r\n" % (name, value) if passed else b"", name, value)
+
+def _entry(mark: Mark, name: bytes, raw: bytes) -> Marked | None:
+    """``raw``: all that stands behind the colon."""
+    value = raw.strip(OWS)
+    canonical = len(raw) == len(value) + 1 and raw[0] == 0x20
+    if mark is Mark.PASS:
+        return None if canonical else Marked(mark, b"%b: %b" % (name, value))
+    if mark is Mark.AGENT or (mark is Mark.TOLD and not is_managed(name.lower())):
+        return Marked(mark, None if canonical else b"%b: %b" % (name, value), name, value)
+    return Marked(mark, b"", name, value)
 
 
-def _is_unique(entry: bytes) -> bool:
+def _is_unique(entry: Marked | None) -> bool:
     """Is it a line about one client or one request? There are as many as requests."""
-    if type(entry) is not Marked:
+    if entry is None:
         return False
     if entry.mark is Mark.TOLD:
         return entry.name.lower() not in _SAID_OF_MANY
     return entry.mark is Mark.CHAIN or entry.mark is Mark.NAMED_ID
 
 
-def _note(lines: Lines, entry: Marked) -> bool:
-    """Take in a line that has a meaning; false: it must not be there twice."""
+def _note(lines: Lines, entry: Marked) -> None:
+    """Take in a line that has a meaning. Raises ``_TwiceError``."""
     mark = entry.mark
     if mark is Mark.HOST:
         if lines.host:
-            return False
+            raise _TwiceError
         lines.host = entry.value
     elif mark is Mark.AGENT:
         if lines.agent is None:
@@ -297,11 +318,10 @@ def _note(lines: Lines, entry: Marked) -> bool:
         lines.told += ((entry.name, entry.value),)
     elif mark is Mark.NAMED_ID:
         lines.ids += (entry.value,)
-    elif mark is not Mark.GONE:
+    elif mark is Mark.CLOSE or mark is Mark.KEEP:
         if lines.connection is not None:
-            return False
+            raise _TwiceError
         lines.connection = mark
-    return True
 
 
 def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, bytes, int] | None:
