@@ -232,9 +232,9 @@ class RequestReader:
 
     def _judge(self, line: bytes) -> Marked | None:
         """Judge a line by the gate and by what its name means."""
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
         mark = self._names.get(name)
-        if mark is None:
+        if mark is None or not colon:
             return self._judge_named(line)
         # The gate knows this name already, and asks no more of the value of such a line.
         if grammar.FIELD_CONTENT.fullmatch(value) is None:
