@@ -320,6 +320,7 @@ class Connection(Stream):
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""
+        self.send_held()
         self._exchange = None
         if self.lost:
             return

@@ -15,7 +15,7 @@ admission never is: breaker, pool and caps are asked each time. A property test 
 each other, byte for byte.
 
 No task, timer or future exists for a request, except while the pool has no idle connection for it. One write
-goes up and one goes down.
+goes up and one goes down, each at the end of the event loop's turn (net/outbox.py).
 
 Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`.
 """
@@ -255,7 +255,8 @@ class FastExchange:
         self._upstream = upstream
         self._connection.due = self._due
         upstream.taker = self
-        upstream.write(
+        self._runtime.outbox.put(
+            upstream,
             b"".join(
                 (
                     self._method,
@@ -271,7 +272,7 @@ class FastExchange:
                     way.after_id,
                     data[self._size :],
                 )
-            )
+            ),
         )
 
     # Answering: what the upstream connection calls.
@@ -300,7 +301,10 @@ class FastExchange:
         if answer.rest is not None:
             out += http_date(self._runtime.clock.wall()) + answer.rest
         out += data[answer.size : answer.whole]
-        connection.write(out)
+        if close:
+            connection.write(out)
+        else:
+            self._runtime.outbox.put(connection, out)
         upstream, lease = self._upstream, self._lease
         assert upstream is not None
         upstream.taker = None
@@ -409,6 +413,7 @@ class FastExchange:
         lease, self._lease = self._lease, None
         if upstream is not None:
             upstream.taker = None
+            upstream.send_held()
             if lease is None:
                 lease = self._shape.way.pool.lend(upstream)
             if upstream.received and failure is not None and failure.source is Source.UPSTREAM:

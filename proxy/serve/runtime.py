@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
 from proxy.wire.strict import HeadLimits
@@ -73,6 +74,7 @@ class Runtime:
     clients: dict[Packed, int] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     """The port of each listener that has had a connection: it is asked for once."""
+    outbox: Outbox = field(default_factory=Outbox)
     head_limits: HeadLimits = field(init=False)
 
     def __post_init__(self) -> None:

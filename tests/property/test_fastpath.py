@@ -321,6 +321,7 @@ def at_rest(play: Scripted, sent: int) -> bool:
     """The proxy has read all and waits for the client (or has closed)."""
     return all(
         connection.bytes_in == sent
+        and not connection.holding
         and (
             connection.state in (State.HEAD, State.LINGER, State.CLOSING, State.CLOSED)
             or (connection.state is State.IDLE and not connection.received)

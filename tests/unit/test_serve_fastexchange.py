@@ -397,7 +397,7 @@ async def test_a_client_that_reads_nothing_is_not_served_on_the_fast_path() -> N
             await again(client, upstream)
             upstream.say(large)
             asked += 1
-            await play.until(lambda: connection.state is State.IDLE)
+            await play.until(lambda: connection.state is State.IDLE and not connection.holding)
         before = play.fast
         client.say(EVENT)
         await play.until(lambda: connection.state is State.EXCHANGE)
