@@ -43,6 +43,7 @@ class Stream(asyncio.Protocol):
         self.error: Exception | None = None
         self.bytes_in = 0
         self.bytes_out = 0
+        self._held = b""
         self._reading = True
         self._writable = True
         self._reader: asyncio.Future[None] | None = None
@@ -111,6 +112,11 @@ class Stream(asyncio.Protocol):
         """False while more than ``write_limit`` bytes are queued."""
         return self._writable
 
+    @property
+    def holding(self) -> bool:
+        """True while bytes are held back."""
+        return bool(self._held)
+
     def pause(self) -> None:
         """Stop reading from the socket; idempotent."""
         if self._reading and not self.lost:
@@ -143,9 +149,24 @@ class Stream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes; after the transport is lost they are thrown away, as the reader will find out."""
+        if self._held:
+            self.send_held()
         if not self.lost and not self.transport.is_closing():
             self.bytes_out += len(data)
             self.transport.write(data)
+
+    def hold(self, data: bytes) -> None:
+        """Hold bytes back until ``send_held``, or until something else is written (``Outbox`` does this)."""
+        if self._held:
+            self.send_held()
+        self._held = data
+        self.bytes_out += len(data)
+
+    def send_held(self) -> None:
+        """Queue what is held back, if there is anything."""
+        held, self._held = self._held, b""
+        if held and not self.lost and not self.transport.is_closing():
+            self.transport.write(held)
 
     async def drain(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is short again; return at once if it is, or if the transport is lost.
@@ -181,11 +202,13 @@ class Stream(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is queued, then close."""
+        self.send_held()
         if not self.lost:
             self.transport.close()
 
     def abort(self) -> None:
         """Close now; what is queued is thrown away."""
+        self._held = b""
         if not self.lost:
             self.transport.abort()
 

@@ -16,7 +16,7 @@ import math
 from typing import TYPE_CHECKING
 
 from proxy.message import AddressSource
-from proxy.rules.address import client_network
+from proxy.rules.address import client_network, unpacked
 
 if TYPE_CHECKING:
     from proxy.config.schema import LimitsConfig
@@ -69,12 +69,17 @@ class ClientRates:
 def limited_network(client: ClientAddress, trust: TrustTable) -> bytes | None:
     """Return what a client is counted by, its IPv4 address or the /64 of its IPv6 one; ``None``: it is not
     limited, because it is a proxy of the list, or a trusted peer that named nobody."""
-    ip = client.ip
-    if ip is None or trust.lists(ip):
+    if client.ip is None:
         return None
     if client.peer_trusted and client.source in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL):
         return None
-    return client_network(ip).packed
+    return limited_walked(client.ip.packed, trust)
+
+
+def limited_walked(packed: bytes, trust: TrustTable) -> bytes | None:
+    """Return the same for a client that a chain leads to, whose address is given as its bytes."""
+    ip = unpacked(packed)
+    return None if trust.lists(ip) else client_network(ip).packed
 
 
 def retry_after(wait: float) -> int:

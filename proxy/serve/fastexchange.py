@@ -15,7 +15,7 @@ admission never is: breaker, pool and caps are asked each time. A property test 
 each other, byte for byte.
 
 No task, timer or future exists for a request, except while the pool has no idle connection for it. One write
-goes up and one goes down.
+goes up and one goes down, each at the end of the event loop's turn (net/outbox.py).
 
 Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`.
 """
@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
+from proxy.rules.answers import http_date
 from proxy.rules.routing import outgoing_target
 from proxy.serve.exchange import Begun
-from proxy.serve.record import client_seen, shown
+from proxy.serve.record import shown
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 """Seconds that an incomplete body is waited for; then the general path takes over, which judges slowness."""
+
+
+_NO_TIME = '"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,"t_first_byte":'
+"""The times of a request that came in one piece and found an idle connection, up to the upstream's."""
 
 
 class Stage(enum.Enum):
@@ -90,16 +95,25 @@ class FastExchange:
         self._runtime = path.runtime
         self._connection = connection
         self.stage = Stage.FREE
-        self._route: Route
-        self._shape: Shape
-        self._method = self._target = self._target_path = self._length_line = b""
-        self._minor = self._size = self._whole = 0
         self._upstream: UpstreamConnection | None = None
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[Lease] | None = None
         self._data = b""
-        self._request_id = ""
-        self._started = self._complete = self._sent = self._due = 0.0
+        # Set for each request.
+        self._route: Route
+        self._shape: Shape
+        self._method: bytes
+        self._target: bytes
+        self._target_path: bytes
+        self._length_line: bytes
+        self._minor: int
+        self._size: int
+        self._whole: int
+        self._request_id: str
+        self._started: float
+        self._complete: float
+        self._sent: float
+        self._due: float
 
     def __repr__(self) -> str:
         return f"<FastExchange {self.stage.name}>"
@@ -115,8 +129,7 @@ class FastExchange:
         line = read_request_line(data[:first], path.requests.limits)
         if line is None:
             return self._missed(data[:first], Unfit.REQUEST_LINE.value)
-        method, target, minor = line
-        target_path = target.partition(b"?")[0]
+        method, target, target_path, minor = line
         route = path.route(target_path)
         if route is None:
             return False
@@ -210,7 +223,7 @@ class FastExchange:
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
         self._sent = now
-        upstream = shape.client.pool.take_quickly(now)
+        upstream = shape.way.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
         else:
@@ -221,7 +234,7 @@ class FastExchange:
         self.stage = Stage.LEASING
         self._connection.due = self._due + self._route.first_byte_timeout  # the pool heeds `_due` itself
         self._leasing = asyncio.get_running_loop().create_task(
-            self._shape.client.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
+            self._shape.way.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
         )
         self._leasing.add_done_callback(self._leased)
 
@@ -250,24 +263,29 @@ class FastExchange:
 
     def _send(self, upstream: UpstreamConnection) -> None:
         shape, data = self._shape, self._data
+        way = shape.way
         self.stage = Stage.SENT
         self._upstream = upstream
         self._connection.due = self._due
         upstream.taker = self
-        upstream.write(
+        self._runtime.outbox.put(
+            upstream,
             b"".join(
                 (
                     self._method,
                     b" ",
                     self._target if not self._route.cut else outgoing_target(self._route, self._target),
-                    shape.opening,
+                    way.opening,
+                    shape.before,
                     self._length_line,
-                    shape.closing,
+                    shape.after,
+                    shape.client.line,
+                    way.before_id,
                     self._request_id.encode(),
-                    shape.client.after_id,
+                    way.after_id,
                     data[self._size :],
                 )
-            )
+            ),
         )
 
     # Answering: what the upstream connection calls.
@@ -292,19 +310,25 @@ class FastExchange:
             return False
         received.clear()
         whole = len(data) == answer.whole
-        body = data[answer.size : answer.whole]
-        connection.write(answer.out + body)
+        out = answer.out
+        if answer.rest is not None:
+            out += http_date(self._runtime.clock.wall()) + answer.rest
+        out += data[answer.size : answer.whole]
+        if close:
+            connection.write(out)
+        else:
+            self._runtime.outbox.put(connection, out)
         upstream, lease = self._upstream, self._lease
         assert upstream is not None
         upstream.taker = None
         self._upstream = None
         if lease is None:
-            self._shape.client.pool.give_back_quickly(upstream, answer.reusable and whole, now)
+            self._shape.way.pool.give_back_quickly(upstream, answer.reusable and whole, now)
         else:
             self._lease = None
             lease.report(answer.status, None)
             lease.release(answer.reusable and whole)
-        self._log(upstream, lease, answer.status, len(answer.out) + len(body), now)
+        self._log(upstream, lease, answer.status, len(out), now)
         self.stage = Stage.FREE
         self._data = b""
         connection.fast_done(keep=not close, now=now)
@@ -322,64 +346,59 @@ class FastExchange:
     ) -> None:
         runtime, shape = self._runtime, self._shape
         counters, started = runtime.counters, self._started
-        key = (self._connection.listener, self._method, self._target_path, _sdk_words(self._target))
-        line = shape.logs.get(key)
-        if line is None:
-            line = self._path.log_line(shape, self._route, key)
-        labels = line.labels.get(status)
-        if labels is None:
-            labels = line.labels[status] = counters.request_labels(
-                self._route.name, self._route.cls.value, self._method, status
-            )
+        retries = 0 if lease is None else lease.retries
+        key = (
+            self._connection.listener,
+            self._method,
+            self._target_path,
+            shape.host,
+            status,
+            upstream.address,
+            retries,
+            upstream.served > 1,
+        )
+        outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
         size = len(self._data)
+        agent, words = shape.agent or b"", _sdk_words(self._target)
         counters.requests_in_flight -= 1
         counters.fast_path += 1
-        counters.requests.count(labels)
+        counters.requests.count(outcome.labels)
         counters.request_bytes += size
         counters.response_bytes += sent
-        if shape.client.dropped:
-            counters.drop(shape.client.dropped)
-        if shape.client.suspect:
+        if shape.way.dropped:
+            counters.drop(shape.way.dropped)
+        client = shape.client
+        if client.suspect:
             counters.client_ip_suspect += 1
-        wall = runtime.clock.wall() - (now - started)
-        if line.parts is not None:
+        total = now - started
+        wall = runtime.clock.wall() - total
+        if outcome.parts is not None:
             if lease is None and self._sent == started:
-                times = (
-                    f'"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,'
-                    f'"t_first_byte":{now - started:.6f},"t_total":{now - started:.6f}'
-                )
+                taken = f"{total:.6f}"
+                times = f'{_NO_TIME}{taken},"t_total":{taken}'
             else:
                 times = self._times(lease, now)
+            sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))
             runtime.access_log.write(
-                fast_line(
-                    line.parts,
-                    ts=wall,
-                    request_id=self._request_id,
-                    client=shape.client.log,
-                    upstream_addr=upstream.address,
-                    status=status,
-                    bytes_in=size,
-                    bytes_out=sent,
-                    times=times,
-                    retries=0 if lease is None else lease.retries,
-                    reused=upstream.served > 1,
-                )
+                fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times, sender)
             )
-        else:
-            record = replace(
-                line.record,
-                peer=shown(runtime, self._connection.peer.ip),
-                ts=wall,
-                request_id=self._request_id,
-                upstream_addr=upstream.address,
-                status=status,
-                upstream_status=status,
-                bytes_in=size,
-                bytes_out=sent,
-                t_total=now - started,
-            )
-            client_seen(runtime, record, shape.client.address)
-            runtime.access_log.write(runtime.encode_access(record))
+            return
+        assert outcome.record is not None
+        record = replace(
+            outcome.record,
+            target=self._target,
+            user_agent=agent,
+            peer=shown(runtime, self._connection.peer.ip),
+            client_ip=client.ip,
+            client_ip_source=client.source.value,
+            trusted_hops=client.hops,
+            ts=wall,
+            request_id=self._request_id,
+            bytes_in=size,
+            bytes_out=sent,
+            t_total=total,
+        )
+        runtime.access_log.write(runtime.encode_access(record))
 
     def _times(self, lease: Lease | None, now: float) -> str:
         body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)
@@ -407,8 +426,9 @@ class FastExchange:
         lease, self._lease = self._lease, None
         if upstream is not None:
             upstream.taker = None
+            upstream.send_held()
             if lease is None:
-                lease = self._shape.client.pool.lend(upstream)
+                lease = self._shape.way.pool.lend(upstream)
             if upstream.received and failure is not None and failure.source is Source.UPSTREAM:
                 failure = None  # the answer has begun: its pauses are judged now, not its beginning
         leasing, self._leasing = self._leasing, None

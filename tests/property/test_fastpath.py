@@ -88,6 +88,7 @@ plain_lines = st.sampled_from(
         b"TE: trailers",
         b"X-A: 1",
         b"X-Real-IP: 1.1.1.1",
+        b"x-visitor: 2.2.2.2",
         b"X-Forwarded-Proto: https",
         b"x-forwarded-proto: HTTPS",
         b"X-Forwarded-Host: Shop.example",
@@ -217,11 +218,11 @@ fast_answers = st.sampled_from(
         b"HTTP/1.1 413 Too Large\r\nDate: D\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
         SURPLUS,
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     ]
 )
 other_answers = st.sampled_from(
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nDate: D\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         SICK,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok",
@@ -264,6 +265,8 @@ configurations = st.fixed_dictionaries(
                 {"all": True},
                 {"hops": 2},
                 {"proxies": ["127.0.0.1"], "forwarded": True},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Real-IP"},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Visitor"},
             ]
         ),
         "forwarding": st.sampled_from(
@@ -350,6 +353,7 @@ def at_rest(play: Scripted, sent: int) -> bool:
     """The proxy has read all and waits for the client (or has closed)."""
     return all(
         connection.bytes_in == sent
+        and not connection.holding
         and (
             connection.state in (State.HEAD, State.LINGER, State.CLOSING, State.CLOSED)
             or (connection.state is State.IDLE and not connection.received)

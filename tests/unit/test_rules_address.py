@@ -12,10 +12,13 @@ from proxy.rules.address import (
     anonymised,
     client_address,
     client_network,
-    nearest_forwarded,
+    is_public,
+    is_public_packed,
+    packed_text,
     parse_address,
     peer_address,
     unmapped,
+    walk_listed,
 )
 
 
@@ -501,23 +504,6 @@ def test_a_hop_count_counts_elements_of_forwarded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ([], {}),
-        ([" , "], {}),
-        (
-            ["for=a;proto=http", 'Proto=https;Host="a.example:8\\443" ,'],
-            {b"proto": b"https", b"host": b"a.example:8443"},
-        ),
-        (["proto=https", "!broken!"], {}),
-        (["proto=https;PROTO=http"], {}),
-    ],
-)
-def test_the_nearest_element_of_forwarded(lines: list[str], expected: dict[bytes, bytes]) -> None:
-    assert nearest_forwarded(tuple((b"Forwarded", line.encode()) for line in lines)) == expected
-
-
-@pytest.mark.parametrize(
     "filler", [b",", b'"', b"\\", b'\\"', b";", b'",', b"a=b;", b'a="', b" ", b"for=1.1.1.1,"]
 )
 @pytest.mark.parametrize("name", [b"X-Forwarded-For", b"Forwarded", b"CF-Connecting-IP"])
@@ -608,3 +594,44 @@ def test_only_that_balancer_is_passed_over() -> None:
     assert str(found.ip) == "34.1.2.3"
     forwarded = client(fronted(GOOGLE, forwarded=True), "35.191.0.1", ("Forwarded", "for=203.0.113.7"))
     assert str(forwarded.ip) == "203.0.113.7"
+
+
+# --- packed addresses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "203.0.112.255", "2a00::1", "2001:4860::8888"])
+def test_a_client_can_have_a_public_address(text: str) -> None:
+    assert is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.1", "10.1.2.3", "255.255.255.255", "2001:db8::1", "fd00::1", "::1"]
+)
+def test_a_client_cannot_have_a_special_one(text: str) -> None:
+    assert not is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.0.8", "192.0.0.9", "192.0.1.1", "2001:20::1", "2001:1::1", "2001:2::1"]
+)
+def test_where_the_networks_are_small_ipaddress_decides(text: str) -> None:
+    ip = ip_address(text)
+    assert is_public(ip) is is_public_packed(ip.packed) is ip.is_global
+
+
+def test_nobody_is_not_public() -> None:
+    assert not is_public(None)
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.7", "2001:db8::1", "::", "::1", "::102:304", "1:0:0:2::3", "2001:0:1:1:1:1:1:1"]
+)
+def test_text_of_a_packed_address(text: str) -> None:
+    assert packed_text(ip_address(text).packed) == text
+
+
+def test_the_walk_without_its_reasons() -> None:
+    walked = walk_listed([b"6.6.6.6", b"203.0.113.7, 10.0.0.2 ,, 10.0.0.1"], TRUST)
+    assert [packed_text(packed) for packed in walked] == ["10.0.0.1", "10.0.0.2", "203.0.113.7"]
+    assert walk_listed([b"unknown"], TRUST) == walk_listed([], TRUST) == []
+    assert [packed_text(packed) for packed in walk_listed([b"x, 10.0.0.1"], TRUST)] == ["10.0.0.1"]
