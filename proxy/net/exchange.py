@@ -42,8 +42,13 @@ class UpstreamExchange(Protocol):
         all. ``request`` tells framing and method."""
         ...
 
-    def was_sent(self, request: RequestHead) -> None:
-        """The whole request was written to the connection already (by the fast path)."""
+    def was_sent(self, method: bytes, *, complete: bool) -> None:
+        """The request was written to the connection already (by the fast path), or if it is not ``complete``
+        its beginning, of a body that stands bare."""
+        ...
+
+    def was_answered(self, head: ResponseHead, count: int) -> None:
+        """The final head was read already (by the fast path), and ``count`` bytes of the body."""
         ...
 
     def send_body(self, data: bytes) -> None:

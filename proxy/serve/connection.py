@@ -31,9 +31,10 @@ from proxy.message import Peer
 from proxy.net.stream import Stream
 from proxy.rules.address import parse_address
 from proxy.rules.answers import answer_violation
-from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
+from proxy.serve.exchange import Begun, Exchange
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
 from proxy.serve.record import log_violation
+from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
