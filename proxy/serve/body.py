@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.config.schema import LimitsConfig, TimeoutsConfig
     from proxy.message import Framing, Route
     from proxy.net.stream import Stream
+    from proxy.serve.connection import Connection
 
 
 class RequestBody:
@@ -135,3 +136,9 @@ class RequestBody:
             408,
             f"the request body came too slowly ({self.size} bytes so far)",
         )
+
+
+def request_body(connection: Connection, framing: Framing, route: Route, since: float) -> RequestBody:
+    """Begin the body of a request of ``connection`` whose head was complete at ``since``."""
+    config = connection.runtime.config
+    return RequestBody(connection, framing, route, config.limits, config.timeouts, since)

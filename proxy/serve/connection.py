@@ -168,7 +168,9 @@ class Connection(Stream):
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
         elif self.state is State.FAST:
-            self._leave_fast(client_gone())
+            assert self._fast is not None
+            if not self._fast.reads_body:
+                self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
@@ -239,8 +241,9 @@ class Connection(Stream):
         self.due = NEVER
         self.served += 1
         self._exchange = Exchange(self, head, size, self._head_started, begun)
-        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
-        self.resume()
+        if begun is None or not begun.moving:
+            # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+            self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
 
     # The fast path.

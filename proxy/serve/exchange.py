@@ -24,7 +24,7 @@ from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
-from proxy.serve.body import RequestBody
+from proxy.serve.body import request_body
 from proxy.serve.record import Record
 from proxy.serve.streaming import chunked_piece, client_gone, late_answer, relay_rest, send_rest, stuck_client
 from proxy.wire.heads import render_request, render_response, websocket_accepts
@@ -32,6 +32,7 @@ from proxy.wire.heads import render_request, render_response, websocket_accepts
 if TYPE_CHECKING:
     from proxy.message import RequestHead, ResponseHead, Route
     from proxy.net.pool import Lease
+    from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -186,10 +187,7 @@ class Exchange:
         begun = self._begun
         if begun is not None and begun.streamed is not None:
             return begun.streamed
-        connection, framing = self._connection, self._head.framing
-        body = RequestBody(
-            connection, framing, route, self._runtime.config.limits, self._timeouts, connection.head_complete
-        )
+        body = request_body(self._connection, self._head.framing, route, self._connection.head_complete)
         if begun is not None:
             body.begun(len(begun.body))
         return body

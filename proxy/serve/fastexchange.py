@@ -2,22 +2,25 @@
 
 ::
 
-    try_begin ─▶ HELD (body arriving) ─▶ LEASING (no idle connection) ─▶ SENT ─▶ answered
+    try_begin ─▶ HELD (body arriving) ─▶ LEASING (no idle connection) ─▶ SENT ──▶ answered
+         │                                      SENDING (a large body) ─▶─┘ └─▶ PASSING (a large answer) ─▶┘
          │ not taken        │ anything unusual, in any state
          ▼                  ▼
       general path     handed over: an Exchange goes on from here (``Begun``), with the bytes untouched
 
 An optimisation, never a second set of rules. Heads are read by ``wire/fasthead`` from lines that the gate
 has judged; who the client is and what is said about it comes from ``rules`` and is cached by all raw bytes
-that the rules read; whatever is unusual (an answer that is long or comes in pieces, a failure, a time-out, a
-client that leaves) is handed to the general exchange, which decides as always. A decision is cached, an
+that the rules read; whatever is unusual (an answer whose length is not said, a failure, a time-out, a client
+that leaves) is handed to the general exchange, which decides as always. A decision is cached, an
 admission never is: breaker, pool and caps are asked each time. A property test holds both paths against
 each other, byte for byte.
 
-No task, timer or future exists for a request, except while the pool has no idle connection for it. One write
-goes up and one goes down, each at the end of the event loop's turn (net/outbox.py).
+No task, timer or future exists for a request, except while the pool has no idle connection for it, or for the
+rest of a large body: serve/streaming.py moves it, as in a general exchange. One write goes up and one goes
+down, each at the end of the event loop's turn (net/outbox.py), with what is in hand of a large body.
 
-Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`.
+Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`,
+or one read of a larger one.
 """
 
 from __future__ import annotations
@@ -27,12 +30,16 @@ import enum
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from proxy.clock import NEVER
 from proxy.errors import Failure, Source
+from proxy.message import Framing, FramingKind
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
 from proxy.rules.answers import http_date
+from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
 from proxy.serve.record import shown
+from proxy.serve.streaming import relay_rest, send_rest
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
@@ -40,11 +47,16 @@ if TYPE_CHECKING:
     from proxy.message import Route
     from proxy.net.lease import Lease
     from proxy.net.upstream import UpstreamConnection
+    from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath, Shape
+    from proxy.wire.fasthead import FastAnswer
 
 PATIENCE = 1.0
 """Seconds that an incomplete body is waited for; then the general path takes over, which judges slowness."""
+
+PUMP_TURNS = 3
+"""Turns of the event loop from the last byte that is moved until the end of the task that moved it."""
 
 
 _NO_TIME = '"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,"t_first_byte":'
@@ -57,7 +69,9 @@ class Stage(enum.Enum):
     FREE = "free"
     HELD = "held"
     LEASING = "leasing"
+    SENDING = "sending"
     SENT = "sent"
+    PASSING = "passing"
     HANDING = "handing"
 
 
@@ -65,16 +79,22 @@ class FastExchange:
     """The fast exchanges of one connection, one after the other."""
 
     __slots__ = (
+        "_answer",
+        "_asked",
+        "_bytes_out",
+        "_close",
         "_complete",
         "_connection",
         "_data",
         "_due",
+        "_first_byte",
         "_lease",
         "_leasing",
         "_length_line",
         "_method",
         "_minor",
         "_path",
+        "_pump",
         "_request_id",
         "_route",
         "_runtime",
@@ -82,9 +102,11 @@ class FastExchange:
         "_shape",
         "_size",
         "_started",
+        "_streamed",
         "_target",
         "_target_path",
         "_upstream",
+        "_wanted",
         "_whole",
         "stage",
     )
@@ -98,6 +120,14 @@ class FastExchange:
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[Lease] | None = None
         self._data = b""
+        self._streamed: RequestBody | None = None
+        """The body, if it is larger than what is held."""
+        self._pump: asyncio.Task[None] | None = None
+        """What moves the rest of a large body, in the one direction or the other."""
+        self._answer: FastAnswer | None = None
+        """What the client has been given the head and some of the body of."""
+        self._close = False
+        self._bytes_out = 0
         # Set for each request.
         self._route: Route
         self._shape: Shape
@@ -108,10 +138,13 @@ class FastExchange:
         self._minor: int
         self._size: int
         self._whole: int
+        self._wanted: int
         self._request_id: str
         self._started: float
         self._complete: float
+        self._asked: float
         self._sent: float
+        self._first_byte: float
         self._due: float
 
     def __repr__(self) -> str:
@@ -147,7 +180,7 @@ class FastExchange:
             length = int(digits)
             before, after = data[first + 2 : at], data[stop + 2 : end]
             length_line = data[at + 2 : stop] + b"\r\n"
-            if length > path.held_body or length > route.body_limit:
+            if length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
         key = (connection.peer_key, route.upstream, minor, before, after)
@@ -160,7 +193,10 @@ class FastExchange:
         whole = end + 4 + length
         if len(data) > whole:
             return self._missed(data[:first], "pipelined")
-        if len(data) < whole and whole >= connection.read_limit:
+        wanted = whole
+        if length > path.held_body:
+            wanted = min(end + 4 + path.held_body, connection.read_limit)
+        elif len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
         self._method = method
@@ -172,12 +208,12 @@ class FastExchange:
         self._shape = shape
         self._size = end + 4
         self._whole = whole
+        self._wanted = wanted
         self._started = started
-        if len(data) < whole:
-            self._complete = now
+        self._complete = now
+        if len(data) < wanted:
             self.stage = Stage.HELD
         else:
-            self._complete = now
             self._go(data, now)
         return True
 
@@ -194,9 +230,10 @@ class FastExchange:
             self.stage = Stage.FREE
             self._runtime.counters.fast_path_missed.add("pipelined")
             return False
-        if len(received) == self._whole:
+        if len(received) >= self._wanted:
             data = bytes(received)
             received.clear()
+            self._connection.resume()
             self._go(data, self._runtime.clock.monotonic())
         return True
 
@@ -209,7 +246,11 @@ class FastExchange:
         self._data = data
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
-        self._sent = now
+        self._asked = self._sent = now
+        if len(data) < self._whole:
+            framing = Framing(FramingKind.LENGTH, self._whole - self._size)
+            self._streamed = request_body(self._connection, framing, self._route, self._complete)
+            self._streamed.begun(len(data) - self._size)
         upstream = shape.way.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
@@ -270,16 +311,46 @@ class FastExchange:
                     way.before_id,
                     self._request_id.encode(),
                     way.after_id,
-                    data[self._size :],
+                    data[self._size :] if self._streamed is None else memoryview(data)[self._size :],
                 )
             ),
         )
+        if self._streamed is not None:
+            self._send_rest(self._streamed, upstream)
+
+    def _send_rest(self, body: RequestBody, upstream: UpstreamConnection) -> None:
+        """Let a task send what has not come yet of a large body."""
+        lease = self._lease
+        if lease is None:
+            lease = self._lease = self._shape.way.pool.lend(upstream)
+        lease.exchange.was_sent(self._method, complete=False)
+        self.stage = Stage.SENDING
+        self._connection.due = NEVER
+        self._pump = asyncio.get_running_loop().create_task(send_rest(self._runtime, lease.exchange, body))
+        self._pump.add_done_callback(self._body_sent)
+
+    def _body_sent(self, pump: asyncio.Task[None]) -> None:
+        """The rest of the body is sent, or cannot be."""
+        if self._pump is not pump or pump.cancelled():
+            return
+        self._connection.due = self._due = self._runtime.clock.monotonic() + self._route.first_byte_timeout
+        if pump.exception() is not None:
+            self.hand_over()
+        elif self._streamed is not None and self._streamed.done:
+            self._pump = None
+            self.stage = Stage.SENT
+            upstream = self._upstream
+            if upstream is not None and upstream.received:
+                self.take(b"", upstream.received)
 
     # Answering: what the upstream connection calls.
 
     def take(self, data: bytes, received: bytearray) -> bool:
         """Bytes of the answer, after what ``received`` holds already; true: all were taken."""
         if self.stage is not Stage.SENT:
+            if self.stage is Stage.SENDING and self._streamed is not None:
+                # Early, unless the task that moved the last of the body has not told yet.
+                self._hand_over_soon(PUMP_TURNS if self._streamed.done else 0)
             return False
         if received:
             data = bytes(received) + data
@@ -292,15 +363,14 @@ class FastExchange:
             return False
         if len(data) < answer.whole:
             assert self._upstream is not None
-            if answer.length > self._path.held_body or answer.whole >= self._upstream.read_limit:
-                self._hand_over_soon()
-            return False
+            if answer.length <= self._path.held_body and answer.whole < self._upstream.read_limit:
+                return False
+            received.clear()
+            self._pass_on(answer, data, close, now)
+            return True
         received.clear()
         whole = len(data) == answer.whole
-        out = answer.out
-        if answer.rest is not None:
-            out += http_date(self._runtime.clock.wall()) + answer.rest
-        out += data[answer.size : answer.whole]
+        out = self._answer_head(answer) + data[answer.size : answer.whole]
         if close:
             connection.write(out)
         else:
@@ -315,16 +385,69 @@ class FastExchange:
             self._lease = None
             lease.report(answer.status, None)
             lease.release(answer.reusable and whole)
+        self._first_byte = now
         self._log(upstream, lease, answer.status, len(out), now)
+        self._over(keep=not close, now=now)
+        return True
+
+    def _pass_on(self, answer: FastAnswer, data: bytes, close: bool, now: float) -> None:
+        """Give the client what is here of a large answer, and let a task give it the rest."""
+        connection, upstream, lease = self._connection, self._upstream, self._lease
+        assert upstream is not None
+        if lease is None:
+            lease = self._lease = self._shape.way.pool.lend(upstream)
+        if self._streamed is None:
+            lease.exchange.was_sent(self._method, complete=True)
+        lease.report(answer.status, None)
+        lease.exchange.was_answered(answer.head, len(data) - answer.size)
+        upstream.taker = None  # its end is noticed by who reads it
+        self._upstream = None
+        self._answer, self._close, self._first_byte = answer, close, now
+        self._bytes_out = connection.bytes_out
+        self.stage = Stage.PASSING
+        connection.due = NEVER
+        connection.write(b"".join((self._answer_head(answer), memoryview(data)[answer.size :])))
+        stall = self._route.answer_stall_timeout
+        self._pump = asyncio.get_running_loop().create_task(
+            relay_rest(self._runtime, connection, lease.exchange, stall, chunked=False)
+        )
+        self._pump.add_done_callback(self._passed_on)
+
+    def _answer_head(self, answer: FastAnswer) -> bytes:
+        if answer.rest is None:
+            return answer.out
+        return answer.out + http_date(self._runtime.clock.wall()) + answer.rest
+
+    def _passed_on(self, pump: asyncio.Task[None]) -> None:
+        """The rest of the answer has gone, or cannot."""
+        lease, answer = self._lease, self._answer
+        if self._pump is not pump or pump.cancelled() or lease is None or answer is None:
+            return
+        error = pump.exception()
+        if error is not None:
+            self.hand_over(error if isinstance(error, Failure) else None)
+            return
+        self._pump = self._answer = self._lease = None
+        connection, now = self._connection, self._runtime.clock.monotonic()
+        lease.release(lease.exchange.reusable)
+        self._log(lease.connection, lease, answer.status, connection.bytes_out - self._bytes_out, now)
+        self._over(keep=not self._close, now=now)
+
+    def _over(self, *, keep: bool, now: float) -> None:
         self.stage = Stage.FREE
         self._data = b""
-        connection.fast_done(keep=not close, now=now)
-        return True
+        self._streamed = None
+        self._connection.fast_done(keep=keep, now=now)
 
     def lost(self) -> None:
         """The upstream connection ended: the general path says what that means."""
-        if self.stage is Stage.SENT or self.stage is Stage.HANDING:
+        if self.stage is not Stage.FREE:
             self.hand_over()
+
+    @property
+    def reads_body(self) -> bool:
+        """True while more of the body is waited for: who reads it notices when the client ends."""
+        return self._streamed is not None and not self._streamed.done
 
     # Logging.
 
@@ -345,7 +468,7 @@ class FastExchange:
             upstream.served > 1,
         )
         outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
-        size = len(self._data)
+        size = self._whole
         agent, words = shape.agent or b"", _sdk_words(self._target)
         counters.requests_in_flight -= 1
         counters.fast_path += 1
@@ -388,23 +511,27 @@ class FastExchange:
         runtime.access_log.write(runtime.encode_access(record))
 
     def _times(self, lease: Lease | None, now: float) -> str:
-        body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)
+        body = max(0.0, self._asked - self._complete)
         queue, connect = (0.0, 0.0) if lease is None else (lease.t_queue, lease.t_connect)
         return (
             f'"t_head":{self._complete - self._started:.6f},"t_body":{body:.6f},"t_queue":{queue:.6f},'
-            f'"t_connect":{connect:.6f},"t_first_byte":{now - self._sent:.6f},'
+            f'"t_connect":{connect:.6f},"t_first_byte":{self._first_byte - self._sent:.6f},'
             f'"t_total":{now - self._started:.6f}'
         )
 
     # Handing over.
 
-    def _hand_over_soon(self) -> None:
-        """Once the bytes that are just coming are in the connection's buffer."""
+    def _hand_over_soon(self, turns: int = 0) -> None:
+        """Once the bytes that are just coming are in the connection's buffer, or so many turns later."""
         self.stage = Stage.HANDING
-        asyncio.get_running_loop().call_soon(self._hand_over_now)
+        asyncio.get_running_loop().call_soon(self._hand_over_now, turns)
 
-    def _hand_over_now(self) -> None:
-        if self.stage is Stage.HANDING:
+    def _hand_over_now(self, turns: int) -> None:
+        if self.stage is not Stage.HANDING:
+            return
+        if turns:
+            self._hand_over_soon(turns - 1)
+        else:
             self.hand_over()
 
     def hand_over(self, failure: Failure | None = None) -> None:
@@ -425,8 +552,21 @@ class FastExchange:
         self._runtime.counters.requests_in_flight -= 1
         self._runtime.counters.fast_path_missed.add("handed_over")
         data, self._data = self._data, b""
+        streamed, self._streamed = self._streamed, None
+        pump, self._pump = self._pump, None
+        answer, self._answer = self._answer, None
         head = read_request(data[: self._size], self._path.requests.limits)
-        begun = Begun(self._request_id, data[self._size :], self._due, lease, failure)
+        begun = Begun(
+            self._request_id,
+            data[self._size :],
+            self._due,
+            lease,
+            failure,
+            streamed,
+            pump,
+            None if answer is None else answer.head,
+            self._bytes_out,
+        )
         self._connection.go_on(head, self._size, self._started, begun)
 
 

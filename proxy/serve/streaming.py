@@ -81,9 +81,7 @@ def late_answer() -> Failure:
 
 def stuck_upstream() -> Failure:
     """The upstream takes nothing more of the request."""
-    return Failure(
-        Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request"
-    )
+    return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")
 
 
 def stuck_client() -> Failure:
