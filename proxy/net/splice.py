@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from proxy.errors import Failure
     from proxy.net.stream import Stream
 
-PIPE_BYTES = 256 * 1024
+PIPE_BYTES = 1024 * 1024
 """Size of a pipe. Linux grants an unprivileged user 64 MiB of pipes (fs.pipe-user-pages-soft): 256 of these.
 Measured: with a quarter of it a large upload costs a third more, and four times of it gain nothing."""
 

@@ -24,7 +24,16 @@ class StallError(Exception):
     """Internal to ``drain``: the moment came; whether it is a failure depends on progress."""
 
 
-class Stream(asyncio.Protocol):
+class _Buffers(dict[int, bytearray]):
+    def __missing__(self, size: int) -> bytearray:
+        return _BUFFER
+
+
+_BUFFER = bytearray(65536)
+_VIEW = memoryview(_BUFFER)
+
+
+class Stream(asyncio.BufferedProtocol):
     """A transport with bounded buffers.
 
     ``received`` holds the unread bytes; the reader consumes from its front. ``at_eof`` is true once
@@ -69,6 +78,11 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self.write_limit)
+
+    get_buffer = _Buffers().__getitem__
+
+    def buffer_updated(self, count: int) -> None:
+        self.data_received(bytes(_VIEW[:count]))
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)

@@ -251,6 +251,8 @@ class FastExchange:
             framing = Framing(FramingKind.LENGTH, self._whole - self._size)
             self._streamed = request_body(self._connection, framing, self._route, self._complete)
             self._streamed.begun(len(data) - self._size)
+            # What is not read now can be spliced.
+            self._connection.pause()
         upstream = shape.way.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
