@@ -69,6 +69,11 @@ class UpstreamExchange(Protocol):
         Whoever writes to it directly writes body bytes."""
         ...
 
+    def passed(self, count: int) -> bool:
+        """So many more bytes of the body went another way, as they stood; false: there are not so many, and
+        nothing is changed."""
+        ...
+
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         """Return the next head: an interim 1xx, 101, or the final one."""
         ...

@@ -121,6 +121,13 @@ class Http1Exchange:
         assert isinstance(self._body, LengthBody)
         self._body.skip(count)
 
+    def passed(self, count: int) -> bool:
+        if not isinstance(self._body, LengthBody) or count > self._body.remaining:
+            return False
+        self._body.skip(count)
+        self._over = self._body.done
+        return True
+
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         while True:
             head = await self._next_head(due, late)

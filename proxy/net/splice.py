@@ -218,6 +218,10 @@ class Splicer:
         """Close the pipes that wait for a move."""
         self._pipes.close()
 
+    def is_worth(self, count: int) -> bool:
+        """True when so many bytes are enough, of a body that stands bare."""
+        return 0 < self._threshold <= count
+
     async def move(
         self, remainder: Remainder, target: Stream, stall: float, stuck: Callable[[], Failure]
     ) -> bool:
@@ -231,7 +235,7 @@ class Splicer:
         """
         source = remainder.stream
         unread = remainder.remaining - len(source.received)
-        if not 0 < self._threshold <= unread or not _are_plain(source, target):
+        if not self.is_worth(unread) or not _are_plain(source, target):
             return True
         source.pause()
         try:

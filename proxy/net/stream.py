@@ -4,13 +4,14 @@ Both sides of the proxy are a ``Stream``: the client connection (serve/connectio
 upstream connection (net/upstream.py). A subclass reacts in ``on_data``, ``on_eof`` and ``on_lost``
 without any task; a coroutine that works on the stream uses ``fill`` and ``drain``.
 
-Memory: at most ``read_limit`` unread bytes plus one read of the event loop (256 KiB) are held, then
+Memory: at most ``read_limit`` unread bytes plus one read (``READ_BYTES``) are held, then
 reading pauses; at most ``write_limit`` bytes plus one write are queued before ``drain`` waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -24,13 +25,20 @@ class StallError(Exception):
     """Internal to ``drain``: the moment came; whether it is a failure depends on progress."""
 
 
-class _Buffers(dict[int, bytearray]):
-    def __missing__(self, size: int) -> bytearray:
-        return _BUFFER
+READ_BYTES = 64 * 1024
+"""Bytes of one read. Enough for what is small to come in one piece; of what is large the less is copied the
+better (net/splice.py), and a quarter of uvloop's own size stays in the processor's cache."""
 
 
-_BUFFER = bytearray(65536)
-_VIEW = memoryview(_BUFFER)
+class _ReadBuffer(threading.local):
+    """Where all streams of an event loop read to, one after the other: what was read is taken before the next
+    read. (Not for Windows, where a read is begun before anything has come.)"""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES))
+
+
+_READ_BUFFER = _ReadBuffer()
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -53,6 +61,7 @@ class Stream(asyncio.BufferedProtocol):
         self.bytes_in = 0
         self.bytes_out = 0
         self._held = b""
+        self._read_buffer = _READ_BUFFER.view
         self._reading = True
         self._writable = True
         self._reader: asyncio.Future[None] | None = None
@@ -79,10 +88,11 @@ class Stream(asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self.write_limit)
 
-    get_buffer = _Buffers().__getitem__
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._read_buffer
 
-    def buffer_updated(self, count: int) -> None:
-        self.data_received(bytes(_VIEW[:count]))
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
@@ -201,6 +211,7 @@ class Stream(asyncio.BufferedProtocol):
 
     async def flush(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is empty, as ``drain`` does until it is short."""
+        self.send_held()
         if self.transport.get_write_buffer_size():
             self._limit_queue(0)
             try:

@@ -68,7 +68,8 @@ class Connection(Stream):
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
-            read_limit=max(limits.read_buffer, limits.head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(limits.read_buffer, limits.head_bytes + 1),
             write_limit=limits.write_buffer,
         )
         self.runtime = runtime

@@ -27,29 +27,27 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Source
 from proxy.message import Framing, FramingKind
 from proxy.net.lease import SICK
-from proxy.observe.fastline import fast_line
+from proxy.net.stream import READ_BYTES
 from proxy.rules.answers import http_date
 from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
-from proxy.serve.record import shown
+from proxy.serve.fastrecord import FastRecord
 from proxy.serve.streaming import relay_rest, send_rest
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
 if TYPE_CHECKING:
-    from proxy.message import Route
     from proxy.net.lease import Lease
     from proxy.net.upstream import UpstreamConnection
     from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
-    from proxy.serve.fastpath import FastPath, Shape
+    from proxy.serve.fastpath import FastPath
     from proxy.wire.fasthead import FastAnswer
 
 PATIENCE = 1.0
@@ -57,10 +55,6 @@ PATIENCE = 1.0
 
 PUMP_TURNS = 3
 """Turns of the event loop from the last byte that is moved until the end of the task that moved it."""
-
-
-_NO_TIME = '"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,"t_first_byte":'
-"""The times of a request that came in one piece and found an idle connection, up to the upstream's."""
 
 
 class Stage(enum.Enum):
@@ -75,46 +69,29 @@ class Stage(enum.Enum):
     HANDING = "handing"
 
 
-class FastExchange:
+class FastExchange(FastRecord):
     """The fast exchanges of one connection, one after the other."""
 
     __slots__ = (
         "_answer",
-        "_asked",
         "_bytes_out",
         "_close",
-        "_complete",
-        "_connection",
         "_data",
         "_due",
-        "_first_byte",
         "_lease",
         "_leasing",
         "_length_line",
-        "_method",
         "_minor",
-        "_path",
         "_pump",
-        "_request_id",
-        "_route",
-        "_runtime",
-        "_sent",
-        "_shape",
         "_size",
-        "_started",
         "_streamed",
-        "_target",
-        "_target_path",
         "_upstream",
         "_wanted",
-        "_whole",
         "stage",
     )
 
     def __init__(self, path: FastPath, connection: Connection) -> None:
-        self._path = path
-        self._runtime = path.runtime
-        self._connection = connection
+        super().__init__(path, connection)
         self.stage = Stage.FREE
         self._upstream: UpstreamConnection | None = None
         self._lease: Lease | None = None
@@ -129,22 +106,10 @@ class FastExchange:
         self._close = False
         self._bytes_out = 0
         # Set for each request.
-        self._route: Route
-        self._shape: Shape
-        self._method: bytes
-        self._target: bytes
-        self._target_path: bytes
         self._length_line: bytes
         self._minor: int
         self._size: int
-        self._whole: int
         self._wanted: int
-        self._request_id: str
-        self._started: float
-        self._complete: float
-        self._asked: float
-        self._sent: float
-        self._first_byte: float
         self._due: float
 
     def __repr__(self) -> str:
@@ -195,7 +160,8 @@ class FastExchange:
             return self._missed(data[:first], "pipelined")
         wanted = whole
         if length > path.held_body:
-            wanted = min(end + 4 + path.held_body, connection.read_limit)
+            # As much as one read gives: what comes after that can be spliced.
+            wanted = min(end + 4 + path.held_body, connection.read_limit, READ_BYTES)
         elif len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
@@ -350,6 +316,8 @@ class FastExchange:
     def take(self, data: bytes, received: bytearray) -> bool:
         """Bytes of the answer, after what ``received`` holds already; true: all were taken."""
         if self.stage is not Stage.SENT:
+            if self.stage is Stage.PASSING:
+                return self._pass_more(data)
             if self.stage is Stage.SENDING and self._streamed is not None:
                 # Early, unless the task that moved the last of the body has not told yet.
                 self._hand_over_soon(PUMP_TURNS if self._streamed.done else 0)
@@ -393,7 +361,8 @@ class FastExchange:
         return True
 
     def _pass_on(self, answer: FastAnswer, data: bytes, close: bool, now: float) -> None:
-        """Give the client what is here of a large answer, and let a task give it the rest."""
+        """Give the client what is here of a large answer, then piece by piece the rest. A task does it where
+        the kernel can, or the client is slow."""
         connection, upstream, lease = self._connection, self._upstream, self._lease
         assert upstream is not None
         if lease is None:
@@ -402,14 +371,36 @@ class FastExchange:
             lease.exchange.was_sent(self._method, complete=True)
         lease.report(answer.status, None)
         lease.exchange.was_answered(answer.head, len(data) - answer.size)
-        upstream.taker = None  # its end is noticed by who reads it
-        self._upstream = None
         self._answer, self._close, self._first_byte = answer, close, now
         self._bytes_out = connection.bytes_out
         self.stage = Stage.PASSING
-        connection.due = NEVER
         connection.write(b"".join((self._answer_head(answer), memoryview(data)[answer.size :])))
-        stall = self._route.answer_stall_timeout
+        if connection.writable and not self._runtime.splicer.is_worth(answer.whole - len(data)):
+            connection.due = now + self._route.answer_stall_timeout
+        else:
+            self._pass_rest(lease, upstream)
+
+    def _pass_more(self, data: bytes) -> bool:
+        """A piece of the answer; false: a task passes it on, and the rest."""
+        connection, upstream, lease = self._connection, self._upstream, self._lease
+        assert upstream is not None
+        assert lease is not None
+        if not connection.writable or not lease.exchange.passed(len(data)):
+            self._pass_rest(lease, upstream)
+            return False
+        connection.write(data)
+        now = self._runtime.clock.monotonic()
+        if lease.exchange.over:
+            self._passed(lease, now)
+        else:
+            connection.due = now + self._route.answer_stall_timeout
+        return True
+
+    def _pass_rest(self, lease: Lease, upstream: UpstreamConnection) -> None:
+        upstream.taker = None  # its end is noticed by who reads it
+        self._upstream = None
+        connection, stall = self._connection, self._route.answer_stall_timeout
+        connection.due = NEVER
         self._pump = asyncio.get_running_loop().create_task(
             relay_rest(self._runtime, connection, lease.exchange, stall, chunked=False)
         )
@@ -422,15 +413,22 @@ class FastExchange:
 
     def _passed_on(self, pump: asyncio.Task[None]) -> None:
         """The rest of the answer has gone, or cannot."""
-        lease, answer = self._lease, self._answer
-        if self._pump is not pump or pump.cancelled() or lease is None or answer is None:
+        lease = self._lease
+        if self._pump is not pump or pump.cancelled() or lease is None:
             return
         error = pump.exception()
         if error is not None:
             self.hand_over(error if isinstance(error, Failure) else None)
-            return
-        self._pump = self._answer = self._lease = None
-        connection, now = self._connection, self._runtime.clock.monotonic()
+        else:
+            self._passed(lease, self._runtime.clock.monotonic())
+
+    def _passed(self, lease: Lease, now: float) -> None:
+        """The client has been given all of a large answer."""
+        connection, answer = self._connection, self._answer
+        assert answer is not None
+        if self._upstream is not None:
+            self._upstream.taker = None
+        self._pump = self._answer = self._lease = self._upstream = None
         lease.release(lease.exchange.reusable)
         self._log(lease.connection, lease, answer.status, connection.bytes_out - self._bytes_out, now)
         self._over(keep=not self._close, now=now)
@@ -443,83 +441,15 @@ class FastExchange:
 
     def lost(self) -> None:
         """The upstream connection ended: the general path says what that means."""
-        if self.stage is not Stage.FREE:
+        if self.stage is Stage.PASSING and self._lease is not None and self._upstream is not None:
+            self._pass_rest(self._lease, self._upstream)  # and notices
+        elif self.stage is not Stage.FREE:
             self.hand_over()
 
     @property
     def reads_body(self) -> bool:
         """True while more of the body is waited for: who reads it notices when the client ends."""
         return self._streamed is not None and not self._streamed.done
-
-    # Logging.
-
-    def _log(
-        self, upstream: UpstreamConnection, lease: Lease | None, status: int, sent: int, now: float
-    ) -> None:
-        runtime, shape = self._runtime, self._shape
-        counters, started = runtime.counters, self._started
-        retries = 0 if lease is None else lease.retries
-        key = (
-            self._connection.listener,
-            self._method,
-            self._target_path,
-            shape.host,
-            status,
-            upstream.address,
-            retries,
-            upstream.served > 1,
-        )
-        outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
-        size = self._whole
-        agent, words = shape.agent or b"", _sdk_words(self._target)
-        counters.requests_in_flight -= 1
-        counters.fast_path += 1
-        counters.requests.count(outcome.labels)
-        counters.request_bytes += size
-        counters.response_bytes += sent
-        if shape.way.dropped:
-            counters.drop(shape.way.dropped)
-        client = shape.client
-        if client.suspect:
-            counters.client_ip_suspect += 1
-        total = now - started
-        wall = runtime.clock.wall() - total
-        if outcome.parts is not None:
-            if lease is None and self._sent == started:
-                taken = f"{total:.6f}"
-                times = f'{_NO_TIME}{taken},"t_total":{taken}'
-            else:
-                times = self._times(lease, now)
-            sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))
-            runtime.access_log.write(
-                fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times, sender)
-            )
-            return
-        assert outcome.record is not None
-        record = replace(
-            outcome.record,
-            target=self._target,
-            user_agent=agent,
-            peer=shown(runtime, self._connection.peer.ip),
-            client_ip=client.ip,
-            client_ip_source=client.source.value,
-            trusted_hops=client.hops,
-            ts=wall,
-            request_id=self._request_id,
-            bytes_in=size,
-            bytes_out=sent,
-            t_total=total,
-        )
-        runtime.access_log.write(runtime.encode_access(record))
-
-    def _times(self, lease: Lease | None, now: float) -> str:
-        body = max(0.0, self._asked - self._complete)
-        queue, connect = (0.0, 0.0) if lease is None else (lease.t_queue, lease.t_connect)
-        return (
-            f'"t_head":{self._complete - self._started:.6f},"t_body":{body:.6f},"t_queue":{queue:.6f},'
-            f'"t_connect":{connect:.6f},"t_first_byte":{self._first_byte - self._sent:.6f},'
-            f'"t_total":{now - self._started:.6f}'
-        )
 
     # Handing over.
 
@@ -570,16 +500,3 @@ class FastExchange:
             self._bytes_out,
         )
         self._connection.go_on(head, self._size, self._started, begun)
-
-
-def _sdk_words(target: bytes) -> bytes:
-    """What of a target can tell the SDK (observe/log.sdk_of), short where possible: one `ver` in the query
-    beside all that differs from request to request."""
-    if b"lib=" in target:
-        return target
-    at = target.find(b"ver=")
-    if at < 0:
-        return b""
-    if target[at - 1] in b"?&" and target.find(b"ver=", at + 4) < 0:
-        return target[at : at + 40]
-    return target
