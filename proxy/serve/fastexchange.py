@@ -333,7 +333,8 @@ class FastExchange(FastRecord):
             return False
         if len(data) < answer.whole:
             assert self._upstream is not None
-            if answer.length <= self._path.held_body and answer.whole < self._upstream.read_limit:
+            short = answer.length <= self._path.held_body and answer.whole < self._upstream.read_limit
+            if short and self._streamed is None:
                 return False
             received.clear()
             self._pass_on(answer, data, close, now)
