@@ -129,25 +129,26 @@ class PipePool:
         self._most = most
         self._kept = kept
         self._idle: list[Pipe] = []
-        self._used = 0
+        self.used = 0
+        """Moves that have one."""
 
     def __repr__(self) -> str:
-        return f"<PipePool used={self._used} idle={len(self._idle)}>"
+        return f"<PipePool used={self.used} idle={len(self._idle)}>"
 
     def take(self) -> Pipe | None:
         """Return an empty pipe; ``None`` when none is to be had."""
-        if self._used >= self._most:
+        if self.used >= self._most:
             return None
         try:
             pipe = self._idle.pop() if self._idle else Pipe()
         except OSError:
             return None
-        self._used += 1
+        self.used += 1
         return pipe
 
     def give_back(self, pipe: Pipe) -> None:
         """Keep it for the next move, unless something is left in it that would run into another body."""
-        self._used -= 1
+        self.used -= 1
         if pipe.inside or len(self._idle) >= self._kept:
             pipe.close()
         else:
@@ -213,6 +214,11 @@ class Splicer:
 
     def __repr__(self) -> str:
         return f"<Splicer threshold={self._threshold} {self._pipes!r}>"
+
+    @property
+    def busy(self) -> bool:
+        """True while something is moved."""
+        return self._pipes.used > 0
 
     def close(self) -> None:
         """Close the pipes that wait for a move."""

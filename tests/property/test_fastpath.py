@@ -116,7 +116,7 @@ def request(method: bytes, path: bytes, version: bytes, lines: list[bytes], body
 @st.composite
 def ordinary_requests(draw: st.DrawFn) -> bytes:
     """What the fast path is for."""
-    method, body = draw(methods), draw(bodies)
+    method, body = draw(methods), draw(large_bodies if draw(st.integers(0, 4)) == 0 else bodies)
     lines = [draw(st.sampled_from([b"Host: %b", b"host:%b"])) % draw(hosts), *draw(connection_lines)]
     lines += draw(st.lists(chain_lines | plain_lines, max_size=4))
     if body or draw(st.booleans()):
@@ -204,6 +204,8 @@ fast_answers = st.sampled_from(
         SURPLUS,
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4100\r\n\r\n" + b"a" * 4100,
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nContent-Length: 70000\r\n\r\n" + b"b" * 70_000,
     ]
 )
 other_answers = st.sampled_from(
@@ -263,6 +265,9 @@ configurations = st.fixed_dictionaries(
                 {"body_ingest": 2048, "body_flags": 2048},
                 {"head_lines": 16},
                 {"requests_per_connection": 2},
+                {"splice_bytes": 0, "write_buffer": 4096},
+                SMALL | {"splice_bytes": 1},
+                SMALL | {"splice_bytes": 30_000},
             ]
         ),
         "host": st.sampled_from(["keep", "upstream"]),
@@ -327,6 +332,7 @@ def at_rest(play: Scripted, sent: int) -> bool:
             or (connection.state is State.IDLE and not connection.received)
             or (connection.state is State.FAST and connection.fast_stage is Stage.HELD)
             or connection.awaited
+            or (play.proxy._runtime.splicer.busy and not connection._reading)  # spliced from the client
         )
         for connection in play.proxy.connections
     )
@@ -335,6 +341,9 @@ def at_rest(play: Scripted, sent: int) -> bool:
 EVENT = (
     b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nX-Forwarded-For: 203.0.113.7\r\nContent-Length: 5\r\n\r\nhello"
 )
+UPLOAD = b"POST /s/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 70000\r\n\r\n" + b"u" * 70_000
+SPLICED = {"host": "keep", "limits": SMALL | {"splice_bytes": 1}}
+LARGE = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"d" * 70_000
 READ = b"GET /array/phc_abc/config.js HTTP/1.1\r\nHost: ph.example\r\n\r\n"
 TURNS = [len(EVENT), 2 * len(EVENT)]
 
@@ -347,6 +356,11 @@ TURNS = [len(EVENT), 2 * len(EVENT)]
 @example((EVENT * 3, TURNS), [USUAL, SURPLUS], {"host": "keep"})
 @example((EVENT * 3, TURNS), [USUAL, CLOSING], {"host": "keep"})
 @example((READ * 2, [len(READ)]), [USUAL, SICK], {"host": "keep"})
+@example((UPLOAD * 2, [5000, 50_000]), [USUAL], SPLICED)
+@example((UPLOAD * 2, [5000, 75_000]), [SICK, LARGE], SPLICED)
+@example((UPLOAD, [5000, 50_000]), [(LARGE[:5000], LARGE[5000:9000], b"")], SPLICED)
+@example((READ * 2, [len(READ)]), [(LARGE[:5000], LARGE[5000:60_000], LARGE[60_000:])], SPLICED)
+@example((READ * 2, [len(READ)]), [(LARGE[:100], LARGE[100:200], LARGE[200:] + b"!")], {"host": "keep"})
 def test_both_paths_are_one(
     conversation: tuple[bytes, list[int]], script: list[Any], config: dict[str, Any]
 ) -> None:
