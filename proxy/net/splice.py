@@ -243,6 +243,7 @@ class Splicer:
         unread = remainder.remaining - len(source.received)
         if not self.is_worth(unread) or not _are_plain(source, target):
             return True
+        source.read_in_pieces()
         source.pause()
         try:
             target.write(remainder.take())

@@ -4,15 +4,16 @@ Both sides of the proxy are a ``Stream``: the client connection (serve/connectio
 upstream connection (net/upstream.py). A subclass reacts in ``on_data``, ``on_eof`` and ``on_lost``
 without any task; a coroutine that works on the stream uses ``fill`` and ``drain``.
 
-Memory: at most ``read_limit`` unread bytes plus one read (``READ_BYTES``) are held, then
+Memory: at most ``read_limit`` unread bytes plus one read of the event loop (256 KiB) are held, then
 reading pauses; at most ``write_limit`` bytes plus one write are queued before ``drain`` waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING, cast
+
+from proxy.net.pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,23 +26,7 @@ class StallError(Exception):
     """Internal to ``drain``: the moment came; whether it is a failure depends on progress."""
 
 
-READ_BYTES = 64 * 1024
-"""Bytes of one read. Enough for what is small to come in one piece; of what is large the less is copied the
-better (net/splice.py), and a quarter of uvloop's own size stays in the processor's cache."""
-
-
-class _ReadBuffer(threading.local):
-    """Where all streams of an event loop read to, one after the other: what was read is taken before the next
-    read. (Not for Windows, where a read is begun before anything has come.)"""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(READ_BYTES))
-
-
-_READ_BUFFER = _ReadBuffer()
-
-
-class Stream(asyncio.BufferedProtocol):
+class Stream(asyncio.Protocol):
     """A transport with bounded buffers.
 
     ``received`` holds the unread bytes; the reader consumes from its front. ``at_eof`` is true once
@@ -61,7 +46,7 @@ class Stream(asyncio.BufferedProtocol):
         self.bytes_in = 0
         self.bytes_out = 0
         self._held = b""
-        self._read_buffer = _READ_BUFFER.view
+        self._in_pieces = False
         self._reading = True
         self._writable = True
         self._reader: asyncio.Future[None] | None = None
@@ -87,12 +72,6 @@ class Stream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=self.write_limit)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
@@ -152,6 +131,16 @@ class Stream(asyncio.BufferedProtocol):
         if not self._reading and not self.at_eof and len(self.received) < self.read_limit:
             self._reading = True
             self.transport.resume_reading()
+
+    def read_in_pieces(self) -> None:
+        """Read smaller pieces from now on (net/pieces.py): a peer that was large once will be again."""
+        if not (self._in_pieces or self.at_eof or self.transport.is_closing()):
+            self._in_pieces = True
+            reading = self._reading
+            self.pause()
+            self.transport.set_protocol(Pieces(self))
+            if reading:
+                self.resume()
 
     async def fill(self, due: float, late: Callable[[], Failure]) -> bool:
         """Wait until bytes arrive; true if any came, false at the end of the stream.

@@ -33,7 +33,7 @@ from proxy.clock import NEVER
 from proxy.errors import Failure, Source
 from proxy.message import Framing, FramingKind
 from proxy.net.lease import SICK
-from proxy.net.stream import READ_BYTES
+from proxy.net.pieces import PIECE_BYTES
 from proxy.rules.answers import http_date
 from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
@@ -161,7 +161,7 @@ class FastExchange(FastRecord):
         wanted = whole
         if length > path.held_body:
             # As much as one read gives: what comes after that can be spliced.
-            wanted = min(end + 4 + path.held_body, connection.read_limit, READ_BYTES)
+            wanted = min(end + 4 + path.held_body, connection.read_limit, PIECE_BYTES)
         elif len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
@@ -340,6 +340,8 @@ class FastExchange(FastRecord):
             self._pass_on(answer, data, close, now)
             return True
         received.clear()
+        if len(data) > PIECE_BYTES and self._upstream is not None:
+            self._upstream.read_in_pieces()
         whole = len(data) == answer.whole
         out = self._answer_head(answer) + data[answer.size : answer.whole]
         if close:
