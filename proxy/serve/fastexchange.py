@@ -401,6 +401,7 @@ class FastExchange(FastRecord):
 
     def _pass_rest(self, lease: Lease, upstream: UpstreamConnection) -> None:
         upstream.taker = None  # its end is noticed by who reads it
+        upstream.pause()  # what is not read now can be spliced
         self._upstream = None
         connection, stall = self._connection, self._route.answer_stall_timeout
         connection.due = NEVER
