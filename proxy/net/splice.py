@@ -38,8 +38,15 @@ if TYPE_CHECKING:
     from proxy.net.stream import Stream
 
 PIPE_BYTES = 1024 * 1024
-"""Size of a pipe. Linux grants an unprivileged user 64 MiB of pipes (fs.pipe-user-pages-soft): 256 of these.
-Measured: with a quarter of it a large upload costs a third more, and four times of it gain nothing."""
+"""Size of a pipe. Measured with uploads of 2 MB: with a quarter of it they cost a tenth more, because who is
+at the other end is woken more often."""
+
+PIPES_OF_THIS_SIZE = 8
+"""Moves at a time that have one. Linux grants an unprivileged user 64 MiB of pipes in all
+(fs.pipe-user-pages-soft), to be shared with other workers: what comes on top are slow peers, and gets
+``CROWDED_PIPE_BYTES``."""
+
+CROWDED_PIPE_BYTES = 256 * 1024
 
 SMALLEST_PIPE = 64 * 1024
 """Beyond its grant a user's pipes are smaller than this, and would move too little at a time."""
@@ -107,11 +114,11 @@ class Pipe:
 
     __slots__ = ("inside", "read_end", "write_end")
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = PIPE_BYTES) -> None:
         self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.inside = 0
         with contextlib.suppress(OSError):  # refused beyond the user's grant
-            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, size)
         if fcntl.fcntl(self.write_end, fcntl.F_GETPIPE_SZ) < SMALLEST_PIPE:
             self.close()
             raise OSError(errno.EPERM, "the user's pipes are used up (fs.pipe-user-pages-soft)")
@@ -140,11 +147,14 @@ class PipePool:
         if self.used >= self._most:
             return None
         try:
-            pipe = self._idle.pop() if self._idle else Pipe()
+            pipe = self._idle.pop() if self._idle else Pipe(self._size())
         except OSError:
             return None
         self.used += 1
         return pipe
+
+    def _size(self) -> int:
+        return PIPE_BYTES if self.used < PIPES_OF_THIS_SIZE else CROWDED_PIPE_BYTES
 
     def give_back(self, pipe: Pipe) -> None:
         """Keep it for the next move, unless something is left in it that would run into another body."""

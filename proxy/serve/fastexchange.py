@@ -183,13 +183,6 @@ class FastExchange(FastRecord):
             self._go(data, now)
         return True
 
-    def _missed(self, first_line: bytes, reason: str) -> bool:
-        """Count a request that was not taken though its path would be (by a rough look at it)."""
-        target = first_line[:4096].split(b" ", 2)[1:2]
-        if target and self._path.route(target[0].partition(b"?")[0]) is not None:
-            self._runtime.counters.fast_path_missed.add(reason)
-        return False
-
     def more(self, received: bytearray) -> bool:
         """More of the body has come; false: the exchange is for the general path after all."""
         if len(received) > self._whole:

@@ -61,6 +61,13 @@ class FastRecord:
         self._sent: float
         self._first_byte: float
 
+    def _missed(self, first_line: bytes, reason: str) -> bool:
+        """Count a request that was not taken though its path would be (by a rough look at it)."""
+        target = first_line[:4096].split(b" ", 2)[1:2]
+        if target and self._path.route(target[0].partition(b"?")[0]) is not None:
+            self._runtime.counters.fast_path_missed.add(reason)
+        return False
+
     def _log(
         self, upstream: UpstreamConnection, lease: Lease | None, status: int, sent: int, now: float
     ) -> None:
