@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.errors import Failure, Source
+from proxy.serve.streaming import stuck_client
 from tests.support.play import Actor, Play
 
 if TYPE_CHECKING:
@@ -438,3 +440,65 @@ async def test_a_stop_cuts_what_is_under_way(splice_bytes: int, begin: Callable[
         await client.hear_end()
         await upstream.hear_end()
         assert (await play.line())["error"].endswith("draining: the proxy is shutting down")
+
+
+# --- a proxy that stops ---------------------------------------------------------------------------
+
+
+async def test_an_answer_that_a_stop_cuts_is_reset_and_logged_as_such(splice_bytes: int) -> None:
+    async with play_with(splice_bytes) as play:
+        client, _ = await begin_download(play)
+        (connection,) = play.proxy.connections
+        connection.stop(stuck_client())
+        assert await client.is_reset()
+        line = await play.line()
+        assert (line["status"], line["upstream_status"], line["reused"]) == (200, 200, False)
+        assert line["error"].startswith("truncated: client_write_timeout")
+        assert line["bytes_out"] == len(ANSWER_HEAD) + 10
+        assert play.proxy.counters.requests_in_flight == 0
+
+
+async def test_an_upload_that_a_stop_cuts_is_answered(splice_bytes: int) -> None:
+    async with play_with(splice_bytes) as play:
+        client, upstream = await begin_upload(play)
+        client.say(REST[:1000])
+        await upstream.hear(REST[:1000])
+        (connection,) = play.proxy.connections
+        connection.stop(Failure(Source.PROXY, "draining", 503, "the proxy is shutting down"))
+        assert (await client.hear_answer())[0] == 503
+        assert await upstream.hear_end() == b""
+        assert (await play.line())["error"].startswith("draining")
+
+
+async def test_an_answer_in_the_turn_in_which_the_body_ends(splice_bytes: int, fast: bool) -> None:
+    """The task that has moved the last byte has not told yet."""
+    async with play_with(splice_bytes) as play:
+        client, upstream = await begin_upload(play)
+        client.say(REST)
+        await upstream.hear(REST)
+        upstream.say(OK)
+        await client.hear(OK)
+        assert play.proxy.counters.fast_path == fast
+
+
+async def test_a_large_body_on_a_connection_that_must_first_be_opened(splice_bytes: int, fast: bool) -> None:
+    async with play_with(splice_bytes) as play:
+        client = await play.client()
+        client.say(POST + BODY)
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        await upstream.hear(BODY)
+        upstream.say(ANSWER_HEAD + ANSWER)
+        await client.hear(ANSWER_HEAD + ANSWER)
+        assert play.proxy.counters.fast_path == fast
+        assert (await play.line())["bytes_out"] == len(ANSWER_HEAD) + len(ANSWER)
+
+
+async def test_a_large_body_without_an_upstream_is_refused(splice_bytes: int) -> None:
+    async with play_with(splice_bytes, pool={"retries": 0}) as play:
+        await play.stop_upstream()
+        client = await play.client()
+        client.say(POST + BODY[:HELD])
+        assert (await client.hear_answer())[0] == 503
+        line = await play.line()
+        assert line["error"].startswith("connect_refused")
