@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from proxy.net.pieces import Pieces
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -44,6 +46,7 @@ class Stream(asyncio.Protocol):
         self.bytes_in = 0
         self.bytes_out = 0
         self._held = b""
+        self._in_pieces = False
         self._reading = True
         self._writable = True
         self._reader: asyncio.Future[None] | None = None
@@ -129,6 +132,16 @@ class Stream(asyncio.Protocol):
             self._reading = True
             self.transport.resume_reading()
 
+    def read_in_pieces(self) -> None:
+        """Read smaller pieces from now on (net/pieces.py): a peer that was large once will be again."""
+        if not (self._in_pieces or self.at_eof or self.transport.is_closing()):
+            self._in_pieces = True
+            reading = self._reading
+            self.pause()
+            self.transport.set_protocol(Pieces(self))
+            if reading:
+                self.resume()
+
     async def fill(self, due: float, late: Callable[[], Failure]) -> bool:
         """Wait until bytes arrive; true if any came, false at the end of the stream.
 
@@ -187,6 +200,7 @@ class Stream(asyncio.Protocol):
 
     async def flush(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is empty, as ``drain`` does until it is short."""
+        self.send_held()
         if self.transport.get_write_buffer_size():
             self._limit_queue(0)
             try:

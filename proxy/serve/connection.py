@@ -31,9 +31,10 @@ from proxy.message import Peer
 from proxy.net.stream import Stream
 from proxy.rules.address import parse_address
 from proxy.rules.answers import answer_violation
-from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
+from proxy.serve.exchange import Begun, Exchange
 from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
 from proxy.serve.record import log_violation
+from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
@@ -67,7 +68,8 @@ class Connection(Stream):
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
-            read_limit=max(limits.read_buffer, limits.head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(limits.read_buffer, limits.head_bytes + 1),
             write_limit=limits.write_buffer,
         )
         self.runtime = runtime
@@ -167,7 +169,9 @@ class Connection(Stream):
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
         elif self.state is State.FAST:
-            self._leave_fast(client_gone())
+            assert self._fast is not None
+            if not self._fast.reads_body:
+                self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
@@ -238,8 +242,9 @@ class Connection(Stream):
         self.due = NEVER
         self.served += 1
         self._exchange = Exchange(self, head, size, self._head_started, begun)
-        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
-        self.resume()
+        if begun is None or not begun.moving:
+            # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+            self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
 
     # The fast path.

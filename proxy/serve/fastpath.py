@@ -179,6 +179,12 @@ class FastPath:
             routes[path] = route
         return route
 
+    def throttled(self, client: Client, now: float) -> bool:
+        """Ask for the client's token: asked each time, never kept. Without one the request is for the general
+        path, which asks again and answers."""
+        rates, network = self.runtime.rates, client.limited
+        return rates is not None and network is not None and rates.wait(network, now) > 0
+
     def shape(
         self,
         key: object,

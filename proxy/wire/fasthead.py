@@ -354,20 +354,20 @@ def read_request_line(line: bytes, limits: HeadLimits) -> tuple[bytes, bytes, by
 class FastAnswer:
     """An answer head that was taken, ready to be sent to a client of one version on a connection that
     goes on or ends: ``out``, and where the upstream said no date, that and ``rest`` behind it.
-    ``length``: bytes of the body; ``reusable``: the upstream connection goes on."""
+    ``head``: what the upstream said; ``length``: bytes of the body; ``reusable``: the upstream connection
+    goes on."""
 
-    __slots__ = ("length", "out", "rest", "reusable", "size", "status", "whole")
+    __slots__ = ("head", "length", "out", "rest", "reusable", "size", "status", "whole")
 
-    def __init__(
-        self, status: int, length: int, size: int, out: bytes, rest: bytes | None, reusable: bool
-    ) -> None:
-        self.status = status
-        self.length = length
+    def __init__(self, head: ResponseHead, size: int, out: bytes, rest: bytes | None) -> None:
+        self.head = head
+        self.status = head.status
+        length = self.length = head.framing.length
         self.size = size
         self.whole = size + length
         self.out = out
         self.rest = rest
-        self.reusable = reusable
+        self.reusable = not head.close
 
 
 class AnswerReader:
@@ -417,6 +417,4 @@ class AnswerReader:
             head, method=b"GET", minor=minor, close=close, date=_ANY_DATE, table=self._table
         )
         out, dateless, rest = render_response(line.status, line.reason, fields).partition(_ANY_DATE)
-        return FastAnswer(
-            line.status, framing.length, len(raw), out, rest if dateless else None, not checked.close
-        )
+        return FastAnswer(head, len(raw), out, rest if dateless else None)
