@@ -10,7 +10,7 @@
 
 An optimisation, never a second set of rules (a property test holds both paths against each other, byte for
 byte). What the rules say is cached by all raw bytes that they read; an admission never is: breaker, pool,
-caps and rates are asked each time. Anything unusual (no length, a failure, a time-out, a client that leaves) is
+caps and rates are asked each time. Anything unusual (no length, a failure, a client that leaves) is
 handed to the general exchange, which decides as always.
 
 No task, timer or future exists for a request, except while the pool has no idle connection for it, or for the
