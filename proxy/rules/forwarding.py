@@ -14,6 +14,7 @@ for byte; Location and Set-Cookie are never touched. Everything here is linear i
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -170,12 +171,20 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
+    return (_remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind)(name, table.allow_names)
+
+
+def _other_kind(name: bytes, allow_names: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
-    if dashed == name or (name in table.allow_names and dashed not in _REQUEST_KINDS):
+    if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE
+
+
+_REMEMBERED_NAME = 64
+_remembered_kind = functools.lru_cache(1024)(_other_kind)  # senders repeat their names
 
 
 def is_managed(name: bytes) -> bool:

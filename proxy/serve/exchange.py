@@ -136,7 +136,8 @@ class Exchange:
         finally:
             # First of all: from here on nobody stops it, or the connection would never hear the end.
             self._phase = Phase.DONE
-            await self._end_pump()
+            if self._pump is not None:
+                await self._end_pump(self._pump)
             if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
                 self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
@@ -271,7 +272,9 @@ class Exchange:
     ) -> ResponseHead:
         exchange = lease.exchange
         # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
-        request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
+        request = self._head
+        if request.websocket and not forward.route.websocket:
+            request = replace(request, websocket=False)
         begun = self._begun
         if begun is not None and lease is begun.lease:
             exchange.was_sent(request)
@@ -333,7 +336,8 @@ class Exchange:
         self._phase = Phase.ANSWER
         connection.write(rendered + (_chunked(first, exchange) if chunked else first))
         stall = forward.route.answer_stall_timeout
-        await self._splice_answer(lease, stall)
+        if not exchange.over:
+            await self._splice_answer(lease, stall)
         while not exchange.over:
             await connection.drain(self._timeouts.write_stall, self._stuck_client)
             data = await exchange.read_body(self._now() + stall, late_answer)
@@ -406,10 +410,10 @@ class Exchange:
         self._record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 
-    async def _end_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+    @staticmethod
+    async def _end_pump(pump: asyncio.Task[None]) -> None:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
 
     def _now(self) -> float:
         return self._runtime.clock.monotonic()

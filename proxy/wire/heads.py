@@ -166,11 +166,13 @@ def render_fields(fields: Fields) -> bytes:
     """Write header lines, each with its CRLF: Host first, the others in their order."""
     block = b"".join([b"%b: %b\r\n" % field for field in fields])
     if b"\r\nhost:" in block.lower():  # one that is not the first line
-        block = b"".join(sorted(block.splitlines(keepends=True), key=_is_not_host))
+        lines = block.splitlines(keepends=True)
+        lines.sort(key=_is_not_host)
+        return b"".join(lines)
     return block
 
 
-def _is_not_host(line: strict.Buffer) -> bool:
+def _is_not_host(line: bytes) -> bool:
     return line[:5].lower() != b"host:"
 
 
