@@ -433,6 +433,7 @@ def response_fields(
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
     length = _described_length(head) if bodiless else _length(head.framing)
+    dated = False
     fields: list[Field] = []
     for name, value in head.fields:
         lower = name.lower()
@@ -440,10 +441,11 @@ def response_fields(
         if kind is Kind.PASS:
             if lower not in named:
                 fields.append((name, value))
+                dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
-    if head.status >= 200 and first_value(tuple(fields), b"date") is None:
+    if head.status >= 200 and not dated:
         fields.append((b"Date", date))
     if table.via:
         fields.append(_via(head.minor))

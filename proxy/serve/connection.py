@@ -77,6 +77,7 @@ class Connection(Stream):
         self.idle_since = 0.0
         self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self._scanned = 0
+        self._looked_at = 0  # bytes that are just coming and were not for the fast path
         self._head_started = 0.0
         self.head_complete = 0.0
         """The moment at which the running exchange's head was complete."""
@@ -131,7 +132,9 @@ class Connection(Stream):
                     self.received += data
                     self.due = now + PATIENCE
                 return
+            self._looked_at = len(data)
         super().data_received(data)
+        self._looked_at = 0
 
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
@@ -204,7 +207,8 @@ class Connection(Stream):
                 self._scanned = len(received)
                 self.resume()
                 return
-            if not general and self._writable and self._begin_fast():
+            looked_at = general or self._looked_at == len(received)
+            if not looked_at and self._writable and self._begin_fast():
                 return
             raw = bytes(received[leading_blank(received) : end])
             del received[:end]
