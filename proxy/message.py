@@ -7,7 +7,8 @@ clock or knows a configuration: a value is built by the layer that learned it an
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
@@ -211,6 +212,10 @@ class Route:
     drop_cookies: bool = False
 
 
+Trail: TypeAlias = Callable[[], tuple[str, ...]]
+"""Makes the sentences of a decision's ``because``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send it on: the derived head, ready to be rendered (rules/forwarding.py made ``fields``).
@@ -221,8 +226,13 @@ class Forward:
     target: bytes
     fields: Fields
     request_id: str
-    because: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +248,12 @@ class Refuse:
     client: ClientAddress | None = None
     retry_after: int | None = None
     route: Route | None = None
-    because: tuple[str, ...] = ()
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 Decision: TypeAlias = Forward | Refuse

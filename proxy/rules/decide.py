@@ -9,6 +9,7 @@ because its class says how even that refusal is answered (CORS on SDK paths).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,11 +111,15 @@ def _refuse(
         cls=EndpointClass.PROTECTED if route is None else route.cls,
         client=client,
         route=route,
-        because=(
-            *_client_trail(client),
-            *(() if route is None else (_route_sentence(route),)),
-            f"refused with {denial.status} {denial.reason}: {denial.detail}",
-        ),
+        trail=functools.partial(_refusal_trail, denial, client, route),
+    )
+
+
+def _refusal_trail(denial: Denial | Mismatch, client: ClientAddress, route: Route | None) -> tuple[str, ...]:
+    return (
+        *_client_trail(client),
+        *(() if route is None else (_route_sentence(route),)),
+        f"refused with {denial.status} {denial.reason}: {denial.detail}",
     )
 
 
@@ -136,25 +141,32 @@ def _forward(
         drop_cookies=route.drop_cookies,
     )
     target = outgoing_target(route, head.target)
-    because = [*_client_trail(client), _route_sentence(route)]
-    because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
-    if target != head.target:
-        because.append(
-            f"is asked for as {target.partition(b'?')[0].decode('ascii', 'backslashreplace')} there"
-        )
-    if head.websocket:
-        because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
-    if outgoing.dropped:
-        because.append(f"header lines left out: {', '.join(outgoing.dropped)}")
     return Forward(
         route=route,
         client=client,
         target=target,
         fields=outgoing.fields,
         request_id=request_id,
-        because=tuple(because),
         dropped=outgoing.dropped,
+        trail=functools.partial(_forward_trail, head, client, route, host, outgoing.dropped),
     )
+
+
+def _forward_trail(
+    head: RequestHead, client: ClientAddress, route: Route, host: bytes, dropped: tuple[str, ...]
+) -> tuple[str, ...]:
+    because = [*_client_trail(client), _route_sentence(route)]
+    because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
+    target = outgoing_target(route, head.target)
+    if target != head.target:
+        path = target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        because.append(f"is asked for as {path} there")
+    if head.websocket:
+        kept = "kept" if route.websocket else "left out: not on this route"
+        because.append(f"the WebSocket upgrade is {kept}")
+    if dropped:
+        because.append(f"header lines left out: {', '.join(dropped)}")
+    return tuple(because)
 
 
 def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:

@@ -156,7 +156,8 @@ class Exchange:
         finally:
             # First of all: from here on nobody stops it, or the connection would never hear the end.
             self._phase = Phase.DONE
-            await self._end_pump()
+            if self._pump is not None:
+                await self._end_pump(self._pump)
             if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
                 self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
@@ -333,7 +334,9 @@ class Exchange:
                 return await exchange.read_head(due, late)
         else:
             # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
-            request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
+            request = self._head
+            if request.websocket and not forward.route.websocket:
+                request = replace(request, websocket=False)
             exchange.send_head(rendered, request, held, body.done)
             if body.done:
                 return await exchange.read_head(due, late)
@@ -424,10 +427,10 @@ class Exchange:
         self._record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 
-    async def _end_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+    @staticmethod
+    async def _end_pump(pump: asyncio.Task[None]) -> None:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
 
     def _now(self) -> float:
         return self._runtime.clock.monotonic()
