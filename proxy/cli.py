@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
     import datetime
-    from collections.abc import Callable, Coroutine, Sequence
+    import socket
+    from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from proxy.config.load import Loaded
     from proxy.config.schema import Config, FrontConfig, ListenerConfig
     from proxy.config.sources import Sources
+    from proxy.notify import Notifier
 
 PROGRAM = "posthog-proxy"
 
@@ -236,22 +238,27 @@ def _run(options: argparse.Namespace) -> int:
     if loaded.config.log.errors != "stderr":  # the error log says them too
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    from proxy.notify import Notifier, inherited_sockets
     from proxy.workers import worker_count
 
+    notifier, given = Notifier.from_environment(os.environ), inherited_sockets(os.environ)
     if worker_count(loaded.config) > 1:
-        return _supervise(sources, loaded)
+        return _supervise(sources, loaded, notifier, given)
     from proxy.service import serve
 
     def reload() -> Loaded:
         return sources.fetch().load(os.environ)
 
-    return run_until_stopped(serve(loaded.config, loaded.warnings, reload=reload))
+    return run_until_stopped(
+        serve(loaded.config, loaded.warnings, reload=reload, notifier=notifier, given=given)
+    )
 
 
-def _supervise(sources: Sources, loaded: Loaded) -> int:
+def _supervise(sources: Sources, loaded: Loaded, notifier: Notifier, given: Collection[socket.socket]) -> int:
     from proxy.workers.parent import Supervisor
 
-    return _exit_status(lambda: Supervisor(sources, loaded, os.environ).run())
+    supervisor = Supervisor(sources, loaded, os.environ, notifier=notifier, given=given)
+    return _exit_status(supervisor.run)
 
 
 def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:

@@ -34,6 +34,7 @@ LAYERS = {
     "server": TOP,
     "service": TOP,
     "workers": TOP,
+    "notify": TOP,
     "doctor": TOP,
     "cli": TOP,
     "standin": TOP,
