@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from tests.support.tls import Certificate
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """With the default of 5 the kernel drops some of the connections that come at once; they come again a
+    second later, when their clients may have left."""
+
+
 class Service:
     """One service called ``name``; ``targets`` is what it was asked for.
 
@@ -25,7 +31,7 @@ class Service:
     def __init__(self, name: str, *, own_host: bool, certificate: Certificate | None) -> None:
         self.greetings: set[str | None] = set()
         self.targets: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, name))
+        self._server = _Server(("127.0.0.1", 0), _handler(self, name))
         self._server.daemon_threads = True
         self.authority = f"localhost:{self._server.server_port}"
         self.own_host = own_host
