@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    """`[[listeners]]`: one address that speaks more than plain HTTP. Plain ones can stand in `listen`."""
+    """`[[listeners]]`: one address that speaks more than plain HTTP, which this version does not serve yet:
+    only `address` may be given. Plain ones can stand in `listen`."""
 
     address: ListenAddress = key(doc="Where to listen: HOST:PORT (port 0: any free one) or unix:/path.")
     mode: ListenerMode = key(
