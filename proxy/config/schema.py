@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
@@ -37,6 +38,7 @@ __all__ = [
     "MIB",
     "AccessConfig",
     "Auto",
+    "CacheConfig",
     "ChainMode",
     "Config",
     "ForwardingConfig",
@@ -242,4 +244,5 @@ class Config:
     timeouts: TimeoutsConfig = key(TimeoutsConfig(), doc="Time-outs.")
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
+    cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     log: LogConfig = key(LogConfig(), doc="Logs.")

@@ -147,6 +147,16 @@ class Stream(asyncio.Protocol):
             self.bytes_out += len(data)
             self.transport.write(data)
 
+    def write_both(self, head: bytes, body: bytes) -> None:
+        """Write both at once, without making one of them; whatever is queued of ``body`` is no copy (on
+        uvloop)."""
+        if not self.lost and not self.transport.is_closing():
+            self.bytes_out += len(head) + len(body)
+            if body:
+                self.transport.writelines((head, body))
+            else:
+                self.transport.write(head)
+
     async def drain(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is short again; return at once if it is, or if the transport is lost.
 

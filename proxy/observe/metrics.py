@@ -19,7 +19,9 @@ Snapshot: TypeAlias = dict[str, int | dict[str, int]]
 
 PREFIX = "posthog_proxy_"
 
-GAUGES = frozenset({f"{PREFIX}open_connections", f"{PREFIX}requests_in_flight"})
+GAUGES = frozenset(
+    PREFIX + name for name in ("open_connections", "requests_in_flight", "cache_bytes", "cache_entries")
+)
 """What is now, not what has been: it ends with the process that it was counted in."""
 
 MAX_SUMMED_LABELS = 4096
@@ -90,6 +92,13 @@ class Counters:
         """Requests that took the fast path from end to end."""
         self.fast_path_missed = Tally("reason")
         """Requests on its routes that did not, by what was unusual."""
+        self.cache = Tally("result")
+        """Requests that the asset cache had to do with: hit, miss, revalidated, stale."""
+        self.cache_not_kept = Tally("reason")
+        """Answers on its paths that could not be kept (rules/caching.terms_of)."""
+        self.cache_bytes = 0
+        self.cache_entries = 0
+        self.cache_evictions = 0
         self.requests = Tally("route", "class", "method", "code", cap=2048)
         self.rejected = Tally("reason")
         self.dropped_headers = Tally("word")
@@ -131,6 +140,11 @@ class Counters:
             "client_ip_suspect_total": self.client_ip_suspect,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,
+            "cache_requests_total": self.cache,
+            "cache_not_kept_total": self.cache_not_kept,
+            "cache_bytes": self.cache_bytes,
+            "cache_entries": self.cache_entries,
+            "cache_evictions_total": self.cache_evictions,
             "requests_total": self.requests,
             "rejected_total": self.rejected,
             "dropped_headers_total": self.dropped_headers,

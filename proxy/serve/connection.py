@@ -130,6 +130,8 @@ class Connection(Stream):
                 if self._fast.stage is Stage.HELD:
                     self.received += data
                     self.due = now + PATIENCE
+                else:
+                    self._fast.go(data, now)
                 return
         super().data_received(data)
 
@@ -228,8 +230,8 @@ class Connection(Stream):
 
     def _begin_fast(self) -> bool:
         """Try it on what has come in pieces."""
-        now = self.runtime.clock.monotonic()
-        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+        now, data = self.runtime.clock.monotonic(), bytes(self.received)
+        if self._fast is None or not self._fast.try_begin(data, self._head_started, now):
             return False
         self.served += 1
         self.head_complete = now
@@ -238,6 +240,7 @@ class Connection(Stream):
             self.due = now + PATIENCE
         else:
             self.received.clear()
+            self._fast.go(data, now)
         self.resume()
         return True
 

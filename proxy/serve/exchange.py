@@ -22,9 +22,11 @@ from proxy.message import EndpointClass, Forward, FramingKind, Refuse, first_val
 from proxy.net.relay import Tunnel
 from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
+from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
 from proxy.serve.body import RequestBody
+from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
 from proxy.wire.bodies import LAST_CHUNK, chunk
 from proxy.wire.heads import render_request, render_response, websocket_accepts
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from proxy.message import RequestHead, ResponseHead
     from proxy.net.exchange import UpstreamExchange
     from proxy.net.pool import Lease
+    from proxy.rules.caching import Asking
+    from proxy.serve.cached import Keeper, Told
     from proxy.serve.connection import Connection
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -71,7 +75,7 @@ class Exchange:
     ) -> None:
         self._begun = begun
         self._connection = connection
-        self._runtime = connection.runtime
+        self.runtime = self._runtime = connection.runtime
         self._head = head
         self._timeouts = connection.runtime.config.timeouts
         self._phase = Phase.BODY
@@ -168,7 +172,15 @@ class Exchange:
         )
         if begun is not None:
             self._body.complete(len(begun.body))
-        return await self._forward(decision, self._body)
+        cache = None if self._sent_already else self._runtime.cache
+        if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
+            return await answer_cached(self, cache, asked, decision, self._body)
+        return await self.forward(decision, self._body)
+
+    @property
+    def _sent_already(self) -> bool:
+        """The fast path has asked the upstream."""
+        return self._begun is not None and (self._begun.lease is not None or self._begun.failure is not None)
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
@@ -180,7 +192,8 @@ class Exchange:
 
     # Forwarding.
 
-    async def _forward(self, forward: Forward, body: RequestBody) -> bool:
+    async def forward(self, forward: Forward, body: RequestBody, keeper: Keeper | None = None) -> bool:
+        """Ask the upstream and pass its answer on; ``keeper`` looks at it before."""
         held = await self._hold(body)
         rendered = render_request(self._head.method, forward.target, forward.fields)
         lease, answer = await self._ask(forward, body, rendered, held)
@@ -190,7 +203,14 @@ class Exchange:
             self._record.answered(answer)
             if answer.status == 101:
                 return await self._tunnel(lease, answer)
-            return await self._relay(forward, lease, answer, body)
+            if keeper is None:
+                return await self._relay(forward, lease, answer, body)
+            told = keeper.heard(answer, lease.exchange)
+            if told is not None:
+                return self.tell(told, keeper.asked)
+            keep = await self._relay(forward, lease, answer, body)
+            keeper.complete()
+            return keep
         finally:
             if not lease.exchange.over:
                 lease.exchange.abort()
@@ -338,6 +358,25 @@ class Exchange:
             await connection.drain(self._timeouts.write_stall, self._stuck_client)
             data = await exchange.read_body(self._now() + stall, late_answer)
             connection.write(_chunked(data, exchange) if chunked else data)
+        return not close
+
+    @property
+    def answering(self) -> bool:
+        """The answer's head was written."""
+        return self._phase in (Phase.ANSWER, Phase.TUNNEL)
+
+    def tell(self, told: Told, asked: Asking) -> bool:
+        """Answer from the cache; true: the connection may take another request."""
+        kept, head, now = told.variant.kept, self._head, self._now()
+        close = self._connection.must_close(head.close, now)
+        unchanged = not_modified(asked.fields, kept.head.fields)
+        table = self._runtime.tables.forwarding
+        rendered = told.variant.head(head.method, head.minor, now, table, close=close, not_modified=unchanged)
+        self._phase = Phase.ANSWER
+        bodiless = unchanged or head.method == b"HEAD"
+        self._connection.write_both(rendered, b"" if bodiless else kept.body)
+        self._runtime.counters.cache.add(told.result.value)
+        self._record.from_cache(304 if unchanged else 200, told.failure)
         return not close
 
     def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import Failure, Source
 from proxy.net.lease import SICK
 from proxy.observe.fastline import fast_line
+from proxy.observe.log import AccessRecord
 from proxy.serve.exchange import Begun
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import Unfit, read_request_line
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from proxy.net.lease import Lease
     from proxy.net.upstream import UpstreamConnection
     from proxy.serve.connection import Connection
+    from proxy.serve.fastcache import FastCache
     from proxy.serve.fastpath import FastPath, Shape
 
 PATIENCE = 1.0
@@ -51,6 +53,7 @@ class Stage(enum.Enum):
 
     FREE = "free"
     HELD = "held"
+    WHOLE = "whole"
     LEASING = "leasing"
     SENT = "sent"
     HANDING = "handing"
@@ -160,12 +163,8 @@ class FastExchange:
         self._size = end + 4
         self._whole = whole
         self._started = started
-        if len(data) < whole:
-            self._complete = now
-            self.stage = Stage.HELD
-        else:
-            self._complete = now
-            self._go(data, now)
+        self._complete = now
+        self.stage = Stage.HELD if len(data) < whole else Stage.WHOLE
         return True
 
     def _missed(self, first_line: bytes, reason: str) -> bool:
@@ -184,24 +183,45 @@ class FastExchange:
         if len(received) == self._whole:
             data = bytes(received)
             received.clear()
-            self._go(data, self._runtime.clock.monotonic())
+            self.go(data, self._runtime.clock.monotonic())
         return True
 
     # Sending.
 
-    def _go(self, data: bytes, now: float) -> None:
-        """The request is whole: find a connection and send it."""
+    def go(self, data: bytes, now: float) -> None:
+        """The request is whole: answer it from the cache, or find a connection and send it."""
         runtime, shape = self._runtime, self._shape
         runtime.counters.requests_in_flight += 1
         self._data = data
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
         self._sent = now
+        if self._method == b"GET" and self._path.cache is not None and self._asks(self._path.cache, now):
+            return
         upstream = shape.client.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
         else:
             self._send(upstream)
+
+    def _asks(self, cache: FastCache, now: float) -> bool:
+        """Has the cache to do with this request? Then it is answered, or goes on on the general path."""
+        if self._whole > self._size:
+            return False
+        found = cache.look(self._shape, self._route, self._target, self._data, now)
+        if isinstance(found, bool):
+            if found:
+                self.hand_over()
+            return found
+        connection = self._connection
+        close = connection.must_close(self._shape.close, now)
+        head = cache.head(found, self._minor, now, close=close)
+        connection.write_both(head, found.body)
+        self._log_cached(found.status, len(head) + len(found.body), now)
+        self.stage = Stage.FREE
+        self._data = b""
+        connection.fast_done(keep=not close, now=now)
+        return True
 
     def _wait_for_lease(self) -> None:
         """No connection is idle: dial, or stand in line."""
@@ -367,6 +387,43 @@ class FastExchange:
             )
             client_seen(runtime, record, shape.client.address)
             runtime.access_log.write(runtime.encode_access(record))
+
+    def _log_cached(self, status: int, sent: int, now: float) -> None:
+        """As ``_log``, of an answer from the cache."""
+        runtime, shape = self._runtime, self._shape
+        counters = runtime.counters
+        counters.requests_in_flight -= 1
+        counters.fast_path += 1
+        counters.cache.add("hit")
+        counters.request(self._route.name, self._route.cls.value, self._method, status)
+        counters.request_bytes += self._size
+        counters.response_bytes += sent
+        if shape.client.dropped:
+            counters.drop(shape.client.dropped)
+        if shape.client.suspect:
+            counters.client_ip_suspect += 1
+        record = AccessRecord(
+            ts=runtime.clock.wall() - (now - self._started),
+            request_id=self._request_id,
+            listener=self._connection.listener,
+            peer=shown(runtime, self._connection.peer.ip),
+            method=self._method,
+            host=shape.host,
+            target=self._target,
+            route=self._route.name,
+            cls=self._route.cls.value,
+            upstream=self._route.upstream,
+            status=status,
+            origin="cache",
+            bytes_in=self._size,
+            bytes_out=sent,
+            t_head=self._complete - self._started,
+            t_body=0.0,
+            t_total=now - self._started,
+            user_agent=shape.agent,
+        )
+        client_seen(runtime, record, shape.client.address)
+        runtime.access_log.write(runtime.encode_access(record))
 
     def _times(self, lease: Lease | None, now: float) -> str:
         body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)

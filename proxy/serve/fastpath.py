@@ -23,6 +23,7 @@ from proxy.rules.access import host_denial
 from proxy.rules.address import client_address, is_public
 from proxy.rules.decide import upstream_host
 from proxy.rules.forwarding import claims, effective_request_id, forwarded_for, own_fields, request_fields
+from proxy.serve.fastcache import FastCache
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
 from proxy.wire.heads import render_fields
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from proxy.net.pool import UpstreamPool
     from proxy.observe.metrics import Labels
     from proxy.serve.connection import Connection
+    from proxy.serve.fastcache import Question
     from proxy.serve.runtime import Runtime
 
 CLIENTS = 4096
@@ -85,7 +87,7 @@ class Shape:
     ``opening`` and ``closing`` stand around the Content-Length line, ``closing`` ends before the request
     id."""
 
-    __slots__ = ("agent", "client", "close", "closing", "host", "logs", "named_id", "opening")
+    __slots__ = ("agent", "client", "close", "closing", "host", "logs", "named_id", "opening", "questions")
 
     def __init__(self, lines: Lines, client: Client, minor: int) -> None:
         self.client = client
@@ -96,6 +98,7 @@ class Shape:
         self.closing = lines.after + client.before_id
         self.named_id = ""
         """The request id that a trusted peer gave."""
+        self.questions: dict[bytes, Question | None] = {}
         self.logs: dict[tuple[str, bytes, bytes, bytes], LogLine] = {}
 
 
@@ -125,6 +128,7 @@ class FastPath:
             HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes), table
         )
         self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
         self._clients: dict[object, Client | None] = {}
         self._fronts: dict[object, Front] = {}

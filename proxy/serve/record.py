@@ -80,6 +80,13 @@ class Record:
         line.origin = "upstream"
         line.t_first_byte = self._now() - self._mark
 
+    def from_cache(self, status: int, failure: str) -> None:
+        """The cache answered; ``failure``: why with something stale."""
+        line = self._line
+        line.status, line.origin = status, "cache"
+        if failure:
+            line.error = f"stale: {failure}"
+
     def own_answer(self, status: int, reason: str, detail: str) -> None:
         """The proxy answered by itself."""
         line = self._line

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxy.observe.log import BatchedLog
     from proxy.observe.metrics import Counters
     from proxy.rules.decide import Tables
+    from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
 
@@ -67,6 +68,7 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    cache: AssetCache | None = None
     connections: set[Connection] = field(default_factory=set)
     clients: dict[IPAddress, int] = field(default_factory=dict)
 
