@@ -102,8 +102,12 @@ class Store:
 
     def values(self, asking: Asking) -> Values:
         """Return what tells this request's answer from the resource's others, as far as is known."""
-        resource = self._resources.get(asking.key)
-        return values_of(asking.fields, BASE_NAMES if resource is None else resource.names)
+        return values_of(asking.fields, self.names(asking.key))
+
+    def names(self, key: Key) -> tuple[bytes, ...]:
+        """Return the headers that a resource's answers are told apart by."""
+        resource = self._resources.get(key)
+        return BASE_NAMES if resource is None else resource.names
 
     def find(self, asking: Asking) -> Variant | None:
         """Return the answer to this request, fresh or not."""
