@@ -340,6 +340,7 @@ class Proxy:
         now = self._now()
         for pool in self._pools.values():
             pool.count(now)
+        self._runtime.symptoms.sweep(now)
         if self._runtime.cache is not None:
             self._runtime.cache.count(self.counters)
         self._access_log.flush()

@@ -88,6 +88,16 @@ class Counters:
         """Those of the bytes above that never came into the process (net/splice.py)."""
         self.client_ip_suspect = 0
         """Requests from a private address or the proxy's own: a sign of a wrong trust list."""
+        self.html_on_sdk_path = Tally("route", "upstream")
+        """Pages where an SDK expects JSON or a script: the mark of a missing route (rules/symptoms.py)."""
+        self.redirect_loops = Tally("kind")
+        """Redirects to the URL that was just asked for."""
+        self.replay_too_large = 0
+        """Session recordings that were refused for their size, here or behind."""
+        self.one_client_ip = 0
+        """Minutes in which most requests came from one address."""
+        self.upstream_without_success = Tally("upstream")
+        """Minutes in which an upstream had only failed for long."""
         self.fast_path = 0
         """Requests that took the fast path from end to end."""
         self.fast_path_missed = Tally("reason")
@@ -138,6 +148,11 @@ class Counters:
             "request_spliced_bytes": self.request_bytes_spliced,
             "response_spliced_bytes": self.response_bytes_spliced,
             "client_ip_suspect_total": self.client_ip_suspect,
+            "html_on_sdk_path_total": self.html_on_sdk_path,
+            "redirect_loop_total": self.redirect_loops,
+            "replay_too_large_total": self.replay_too_large,
+            "one_client_ip_total": self.one_client_ip,
+            "upstream_without_success_total": self.upstream_without_success,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,
             "cache_requests_total": self.cache,

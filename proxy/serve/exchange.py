@@ -184,6 +184,7 @@ class Exchange:
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
+        self._runtime.symptoms.cut_off(refuse.cls, refuse.status)
         close = self._unread or self._connection.must_close(self._head.close, self._now())
         answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
         self._connection.answer(answer)
@@ -201,6 +202,7 @@ class Exchange:
         lease.report(answer.status, None)
         try:
             self._record.answered(answer)
+            self._runtime.symptoms.answered(self._head, forward, answer)
             if answer.status == 101:
                 return await self._tunnel(lease, answer)
             if keeper is None:
@@ -431,6 +433,7 @@ class Exchange:
         """Say it to the client if nothing was said yet; else cut."""
         self._record.failed(failure, self._phase)
         self._runtime.counters.reject(failure.kind)
+        self._runtime.symptoms.cut_off(self.cls, failure.status)
         if self._phase in (Phase.ANSWER, Phase.TUNNEL):
             self._connection.cut()
             return False

@@ -346,6 +346,7 @@ class FastExchange:
         counters.response_bytes += sent
         if shape.client.dropped:
             counters.drop(shape.client.dropped)
+        runtime.symptoms.last_client = shape.client.ip
         if shape.client.suspect:
             counters.client_ip_suspect += 1
         wall = runtime.clock.wall() - (now - started)
@@ -400,6 +401,7 @@ class FastExchange:
         counters.response_bytes += sent
         if shape.client.dropped:
             counters.drop(shape.client.dropped)
+        runtime.symptoms.last_client = shape.client.ip
         if shape.client.suspect:
             counters.client_ip_suspect += 1
         record = AccessRecord(

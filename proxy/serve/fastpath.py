@@ -69,16 +69,19 @@ class Front:
 class Client:
     """All that is said upstream about one client, ready to be joined, and what is logged and counted."""
 
-    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "log", "pool", "suspect")
+    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "ip", "log", "pool", "suspect")
 
-    def __init__(self, address: ClientAddress, front: Front, forwarded_for: bytes, log: str) -> None:
+    def __init__(
+        self, address: ClientAddress, front: Front, forwarded_for: bytes, record: AccessRecord
+    ) -> None:
         self.address = address
+        self.ip = record.client_ip
         self.host = front.host
         self.before_id = forwarded_for + front.before_id
         self.after_id = front.after_id
         self.dropped = front.dropped
         self.pool = front.pool
-        self.log = log
+        self.log = client_part(record)
         self.suspect = not is_public(address.ip)
 
 
@@ -217,7 +220,7 @@ class FastPath:
         client_seen(self.runtime, record, address)
         value = forwarded_for(peer, address, tables.forwarding)
         line = b"X-Forwarded-For: %b\r\n" % value if value else b""
-        return Client(address, front, line, client_part(record))
+        return Client(address, front, line, record)
 
     def _front(
         self, connection: Connection, head: RequestHead, address: ClientAddress, route: Route

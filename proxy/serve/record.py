@@ -57,6 +57,7 @@ class Record:
         client = decision.client
         if client is not None:
             client_seen(self._runtime, line, client)
+            self._runtime.symptoms.last_client = line.client_ip
             if not is_public(client.ip):
                 self._runtime.counters.client_ip_suspect += 1
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
+from proxy.serve.symptoms import Symptoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,8 +70,12 @@ class Runtime:
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
     cache: AssetCache | None = None
+    symptoms: Symptoms = field(init=False)
     connections: set[Connection] = field(default_factory=set)
     clients: dict[IPAddress, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.symptoms = Symptoms(self)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""

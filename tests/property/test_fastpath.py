@@ -215,6 +215,8 @@ other_answers = st.sampled_from(
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: Text/HTML; a=b\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 301 Moved\r\nDate: D\r\nLocation: https://ph.example/e/\r\nContent-Length: 0\r\n\r\n",
     ]
 )
 
