@@ -47,6 +47,8 @@ BASE_NAMES = (b"accept-encoding",)
 """What every answer varies by."""
 
 _LONGEST = 2**31
+"""Seconds: what does not fit is this (RFC 9111 section 1.2.2)."""
+_LONGEST_DIGITS = 18
 _CONFIG = re.compile(rb"/array/[^/?]++/config(?:\.js)?+(?:\?.*+)?", re.DOTALL)
 _MOBILE = re.compile(rb"(?i)posthog-(android|ios|react-native|flutter)/")
 _BYPASSING = frozenset(
@@ -56,8 +58,10 @@ _DIRECTIVE = re.compile(
     rb"([A-Za-z0-9!#$%&'*+.^_`|~-]++)[ \t]*+(?:=[ \t]*+(\"(?:[^\"\\]|\\.)*+\"|[^ \t,\"]++))?+"
 )
 _ETAG = re.compile(rb'(?:W/)?("[^"]*+")')
-_DIGITS = re.compile(rb"[0-9]{1,10}+")
+_DIGITS = re.compile(rb"[0-9]++")
 _REVALIDATED = frozenset({b"must-revalidate", b"proxy-revalidate", b"no-cache", b"s-maxage"})
+_ABSENT = b"\0"
+"""Stands for a header that was not sent: no value can be this."""
 _UNKEYED = frozenset({b"via"})
 _CONDITIONS = frozenset({b"if-none-match", b"if-modified-since"})
 _NOT_UPDATED = frozenset({b"content-length", b"content-encoding", b"content-type", b"content-range", b"age"})
@@ -127,7 +131,9 @@ def values_of(fields: Fields, names: tuple[bytes, ...]) -> Values:
         if lower in found:
             found[lower].append(value)
     return tuple(
-        b",".join(found[name]).replace(b" ", b"").replace(b"\t", b"").lower()
+        _ABSENT
+        if not found[name]
+        else b",".join(found[name]).replace(b" ", b"").replace(b"\t", b"").lower()
         if name == b"accept-encoding"
         else b"\0".join(found[name])
         for name in names
@@ -148,7 +154,9 @@ def _seconds(value: bytes | None) -> int | None:
     """Delta-seconds (RFC 9111 section 1.2.2): what is no number is 0, so that it is stale at once."""
     if value is None:
         return None
-    return min(int(value), _LONGEST) if _DIGITS.fullmatch(value) else 0
+    if _DIGITS.fullmatch(value) is None:
+        return 0
+    return min(int(value), _LONGEST) if len(value) <= _LONGEST_DIGITS else _LONGEST
 
 
 def _time(value: bytes | None) -> float | None:
