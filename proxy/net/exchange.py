@@ -42,8 +42,13 @@ class UpstreamExchange(Protocol):
         all. ``request`` tells framing and method."""
         ...
 
-    def was_sent(self, request: RequestHead) -> None:
-        """The whole request was written to the connection already (by the fast path)."""
+    def was_sent(self, method: bytes, *, complete: bool) -> None:
+        """The request was written to the connection already (by the fast path), or if it is not ``complete``
+        its beginning, of a body that stands bare."""
+        ...
+
+    def was_answered(self, head: ResponseHead, count: int) -> None:
+        """The final head was read already (by the fast path), and ``count`` bytes of the body."""
         ...
 
     def send_body(self, data: bytes) -> None:
@@ -62,6 +67,11 @@ class UpstreamExchange(Protocol):
     def bare_sink(self) -> Stream | None:
         """The stream on which the request body's bytes stand as they are, ``None`` where they are framed.
         Whoever writes to it directly writes body bytes."""
+        ...
+
+    def passed(self, count: int) -> bool:
+        """So many more bytes of the body went another way, as they stood; false: there are not so many, and
+        nothing is changed."""
         ...
 
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:

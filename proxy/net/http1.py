@@ -87,9 +87,9 @@ class Http1Exchange:
         self._sent = complete
         self._stream.write(head + self._framed(first_body) + (self._end() if complete else b""))
 
-    def was_sent(self, request: RequestHead) -> None:
-        self._method = request.method
-        self._sent = True
+    def was_sent(self, method: bytes, *, complete: bool) -> None:
+        self._method = method
+        self._sent = complete
         # What has come by now is the beginning of the answer.
         self._bytes_before = self._stream.bytes_in - len(self._stream.received)
 
@@ -116,6 +116,18 @@ class Http1Exchange:
         return LAST_CHUNK if self._chunked else b""
 
     # Reading.
+
+    def was_answered(self, head: ResponseHead, count: int) -> None:
+        self._begin(head)
+        assert isinstance(self._body, LengthBody)
+        self._body.skip(count)
+
+    def passed(self, count: int) -> bool:
+        if not isinstance(self._body, LengthBody) or count > self._body.remaining:
+            return False
+        self._body.skip(count)
+        self._over = self._body.done
+        return True
 
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         while True:

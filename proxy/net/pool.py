@@ -455,8 +455,8 @@ class UpstreamPool:
             self,
             self._open_exchange,
             address=str(address),
-            # Reading must not pause before a head that is allowed is complete.
-            read_limit=max(self._limits.read_buffer, self._limits.answer_head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(self._limits.read_buffer, self._limits.answer_head_bytes + 1),
             write_limit=self._limits.write_buffer,
         )
 

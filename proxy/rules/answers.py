@@ -13,6 +13,7 @@ that the page can read.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -103,7 +104,12 @@ def on_outage(cls: EndpointClass, failure: Failure) -> Outage:
 
 def http_date(wall: float) -> bytes:
     """Return ``wall``, in seconds since the epoch, as an HTTP date (RFC 9110 section 5.6.7)."""
-    return formatdate(wall, usegmt=True).encode("ascii")
+    return _date_of(int(wall))
+
+
+@functools.lru_cache(2)
+def _date_of(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def answer_refusal(

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from proxy.config.schema import ChainMode
 from proxy.message import AddressSource, FramingKind, field_values, first_value
-from proxy.rules.address import OWS, anonymised, nearest_forwarded, peer_address
+from proxy.rules.address import OWS, anonymised, nearest_forwarded, packed_text, peer_address, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.config.schema import ForwardingConfig
     from proxy.message import ClientAddress, Field, Fields, Framing, Peer, RequestHead, ResponseHead
+    from proxy.rules.address import Packed
 
 # --- the tables ----------------------------------------------------------------------------------
 
@@ -256,11 +257,16 @@ def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes]
         proto=_PROTOS.get(proto.strip(OWS).lower()),
         host=host if _valid_host(host) and allowed_host(host) else None,
         port=_valid_port(_single(said.get(b"x-forwarded-port"))),
-        request_id=_valid_request_id(_single(said.get(b"x-request-id"))),
+        request_id=named_request_id(said.get(b"x-request-id")),
     )
 
 
-def _single(values: list[bytes] | None) -> bytes:
+def named_request_id(values: Sequence[bytes] | None) -> str | None:
+    """Return the id that a trusted peer's X-Request-Id lines name, if they do."""
+    return _valid_request_id(_single(values))
+
+
+def _single(values: Sequence[bytes] | None) -> bytes:
     return values[0] if values is not None and len(values) == 1 else b""
 
 
@@ -325,13 +331,31 @@ def forwarded_for(peer: Peer, client: ClientAddress, table: ForwardingTable) -> 
     """
     if client.ip is None:
         return b""
-    ips = [anonymised(client.ip) if table.anonymise else client.ip]
-    if table.chain is ChainMode.APPEND:
-        ips += client.trusted_chain
-        nearest = peer_address(peer)
-        if nearest is not None and client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL):
-            ips.append(nearest)
-    return ", ".join(map(str, ips)).encode("ascii")
+    walked = [ip.packed for ip in reversed((client.ip, *client.trusted_chain))]
+    relayed = client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL)
+    return _forwarded_for(peer if relayed else None, walked, table)
+
+
+def forwarded_for_walked(peer: Peer, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``forwarded_for`` of a client to whom the trusted ``peer``'s chain leads (``address.walk_listed``)."""
+    return _forwarded_for(peer, walked, table)
+
+
+def _forwarded_for(peer: Peer | None, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``walked``: from the nearest to the client; ``peer``: who was walked over first, if anybody was."""
+    client = shown_address(walked[-1], table)
+    if table.chain is ChainMode.COLLAPSE:
+        return client.encode("ascii")
+    texts = [client, *map(packed_text, walked[-2::-1])]
+    nearest = None if peer is None else peer_address(peer)
+    if nearest is not None:
+        texts.append(str(nearest))
+    return ", ".join(texts).encode("ascii")
+
+
+def shown_address(packed: Packed, table: ForwardingTable) -> str:
+    """Return a client's address as others get to see it."""
+    return str(anonymised(unpacked(packed))) if table.anonymise else packed_text(packed)
 
 
 def _port(said: Claims, host: bytes, proto: bytes, peer: Peer) -> int:

@@ -25,6 +25,9 @@ TARGETS: Final = 16
 """Targets for which a header block's question is kept."""
 
 
+_BEFORE_HOST = len(b" HTTP/1.1\r\nHost: ")
+
+
 class Question:
     """What a header block asks under one target. ``conditional``: the client may have the answer already."""
 
@@ -62,6 +65,8 @@ class FastCache:
         if not target.startswith(PREFIXES):
             return False
         questions = shape.questions
+        if questions is None:
+            questions = shape.questions = {}
         if target in questions:
             question = questions[target]
         else:
@@ -87,7 +92,7 @@ class FastCache:
 
 
 def _question(shape: Shape, route: Route, target: bytes, head: bytes) -> Question | None:
-    host = shape.client.host[6:-2]
+    host = shape.way.opening[_BEFORE_HOST:-2]
     asked = asking(b"GET", target, route.upstream, host, _fields(head))
     return None if asked is None else Question(asked)
 

@@ -41,6 +41,10 @@ class Record:
                 line.user_agent = value
                 break
 
+    def sent_since(self, bytes_out: int) -> None:
+        """The answer began when the connection had sent so many bytes."""
+        self._bytes_out = bytes_out
+
     def decided(self, decision: Decision) -> None:
         """What the rules made of the request."""
         line = self._line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.play import Actor, Play
 
 if TYPE_CHECKING:

@@ -12,10 +12,14 @@ from proxy.rules.address import (
     anonymised,
     client_address,
     client_network,
+    is_public,
+    is_public_packed,
     nearest_forwarded,
+    packed_text,
     parse_address,
     peer_address,
     unmapped,
+    walk_listed,
 )
 
 
@@ -525,3 +529,44 @@ def test_a_line_of_a_megabyte_ends_at_once(filler: bytes, name: bytes) -> None:
     trust = table("10.0.0.0/8", forwarded=True, client_header="CF-Connecting-IP")
     line = filler * (1_000_000 // len(filler))
     assert client_address(peer("10.0.0.1"), ((name, line),), trust).peer_trusted
+
+
+# --- packed addresses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "203.0.112.255", "2a00::1", "2001:4860::8888"])
+def test_a_client_can_have_a_public_address(text: str) -> None:
+    assert is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.1", "10.1.2.3", "255.255.255.255", "2001:db8::1", "fd00::1", "::1"]
+)
+def test_a_client_cannot_have_a_special_one(text: str) -> None:
+    assert not is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.0.8", "192.0.0.9", "192.0.1.1", "2001:20::1", "2001:1::1", "2001:2::1"]
+)
+def test_where_the_networks_are_small_ipaddress_decides(text: str) -> None:
+    ip = ip_address(text)
+    assert is_public(ip) is is_public_packed(ip.packed) is ip.is_global
+
+
+def test_nobody_is_not_public() -> None:
+    assert not is_public(None)
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.7", "2001:db8::1", "::", "::1", "::102:304", "1:0:0:2::3", "2001:0:1:1:1:1:1:1"]
+)
+def test_text_of_a_packed_address(text: str) -> None:
+    assert packed_text(ip_address(text).packed) == text
+
+
+def test_the_walk_without_its_reasons() -> None:
+    walked = walk_listed([b"6.6.6.6", b"203.0.113.7, 10.0.0.2 ,, 10.0.0.1"], TRUST)
+    assert [packed_text(packed) for packed in walked] == ["10.0.0.1", "10.0.0.2", "203.0.113.7"]
+    assert walk_listed([b"unknown"], TRUST) == walk_listed([], TRUST) == []
+    assert [packed_text(packed) for packed in walk_listed([b"x, 10.0.0.1"], TRUST)] == ["10.0.0.1"]
