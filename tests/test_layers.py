@@ -35,6 +35,7 @@ LAYERS = {
     "server": TOP,
     "service": TOP,
     "workers": TOP,
+    "notify": TOP,
     "doctor": TOP,
     "cli": TOP,
     "standin": TOP,

@@ -59,6 +59,8 @@ _REASONS = {
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_METHODS = b"GET, POST, OPTIONS"
 _OUTAGES = frozenset({502, 503, 504})
+_PREFLIGHT_PASSES = _OUTAGES | {429}
+"""Statuses that a page can only read if the pre-flight before them is answered well."""
 _DELIVERIES = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointClass.REPLAY})
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 
@@ -156,7 +158,7 @@ def _answer(
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
-    if cors and outage.status in _OUTAGES and _is_preflight(head):
+    if cors and outage.status in _PREFLIGHT_PASSES and _is_preflight(head):
         outage, body = Outage(200), b""
     else:
         body = _error(code, detail)

@@ -20,7 +20,7 @@ from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.message import NO_BODY, Framing, FramingKind, ResponseHead, field_values, first_value
-from proxy.rules.address import OWS
+from proxy.rules.forwarded import OWS
 from proxy.rules.forwarding import Kind, classify_request_name, classify_response_name, connection_options
 
 if TYPE_CHECKING:

@@ -14,13 +14,15 @@ for byte; Location and Set-Cookie are never touched. Everything here is linear i
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.config.schema import ChainMode
 from proxy.message import AddressSource, FramingKind, field_values, first_value
-from proxy.rules.address import OWS, anonymised, nearest_forwarded, packed_text, peer_address, unpacked
+from proxy.rules.address import anonymised, packed_text, peer_address, unpacked
+from proxy.rules.forwarded import OWS, nearest_forwarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,17 +34,8 @@ if TYPE_CHECKING:
 # --- the tables ----------------------------------------------------------------------------------
 
 HOP_BY_HOP = frozenset(
-    {
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"http2-settings",
-    }
+    b"keep-alive proxy-connection te trailer transfer-encoding upgrade "
+    b"proxy-authenticate proxy-authorization http2-settings".split()
 )
 """Lines about one connection, beside Connection itself (RFC 9110 section 7.6.1, RFC 7540 section 3.2.1)."""
 
@@ -171,12 +164,20 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
+    return (_remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind)(name, table.allow_names)
+
+
+def _other_kind(name: bytes, allow_names: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
-    if dashed == name or (name in table.allow_names and dashed not in _REQUEST_KINDS):
+    if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE
+
+
+_REMEMBERED_NAME = 64
+_remembered_kind = functools.lru_cache(1024)(_other_kind)  # senders repeat their names
 
 
 def is_managed(name: bytes) -> bool:
@@ -263,7 +264,8 @@ def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes]
 
 def named_request_id(values: Sequence[bytes] | None) -> str | None:
     """Return the id that a trusted peer's X-Request-Id lines name, if they do."""
-    return _valid_request_id(_single(values))
+    value = _single(values).lower()
+    return value.decode("ascii") if _UUID.fullmatch(value) else None
 
 
 def _single(values: Sequence[bytes] | None) -> bytes:
@@ -277,11 +279,6 @@ def _valid_host(host: bytes) -> bool:
 
 def _valid_port(value: bytes) -> int | None:
     return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
-
-
-def _valid_request_id(value: bytes) -> str | None:
-    value = value.lower()
-    return value.decode("ascii") if _UUID.fullmatch(value) else None
 
 
 def effective_request_id(head: RequestHead, client: ClientAddress, candidate: str) -> str:
@@ -397,6 +394,7 @@ def request_fields(
     *,
     websocket: bool = False,
     allowed_host: Callable[[bytes], bool] = any_host,
+    drop_cookies: bool = False,
 ) -> Outgoing:
     """Derive the lines that go upstream, in the order that the module's docstring shows.
 
@@ -404,7 +402,7 @@ def request_fields(
     ``websocket`` keeps the upgrade (the caller has checked handshake and route). A scheme that a
     trusted peer names beats our own TLS: ours is a fact about the last hop, its word is about the client
     (a balancer that takes plain http and speaks TLS to us must still lead to a redirect). Expect goes
-    out because we answer 100 ourselves. ``allowed_host`` judges a trusted peer's X-Forwarded-Host.
+    out because we answer 100 ourselves, Cookie with ``drop_cookies``; ``allowed_host`` judges a peer's host.
     """
     named, ignored = connection_options(field_values(head.fields, b"connection"))
     dropped = dict.fromkeys([CONNECTION_TOKEN] if ignored else [])
@@ -414,7 +412,7 @@ def request_fields(
         lower = name.lower()
         kind = classify_request_name(lower, table)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (drop_cookies and lower == b"cookie"):
                 fields.append((name, value))
         elif kind is Kind.MANAGED:
             dropped[MANAGED_NAME] = None
@@ -448,6 +446,7 @@ def response_fields(
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
     length = _described_length(head) if bodiless else _length(head.framing)
+    dated = False
     fields: list[Field] = []
     for name, value in head.fields:
         lower = name.lower()
@@ -455,10 +454,11 @@ def response_fields(
         if kind is Kind.PASS:
             if lower not in named:
                 fields.append((name, value))
+                dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
-    if head.status >= 200 and first_value(tuple(fields), b"date") is None:
+    if head.status >= 200 and not dated:
         fields.append((b"Date", date))
     if table.via:
         fields.append(_via(head.minor))

@@ -81,6 +81,7 @@ class Connection(Stream):
         self.served = 0
         self.idle_since = 0.0
         self._scanned = 0
+        self._looked_at = 0  # bytes that are just coming and were not for the fast path
         self._head_started = 0.0
         self.head_complete = 0.0
         """The moment at which the running exchange's head was complete."""
@@ -154,7 +155,9 @@ class Connection(Stream):
                 else:
                     self._fast.go(data, now)
                 return
+            self._looked_at = len(data)
         super().data_received(data)
+        self._looked_at = 0
 
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
@@ -229,7 +232,8 @@ class Connection(Stream):
                 self._scanned = len(received)
                 self.resume()
                 return
-            if not general and self._writable and self._begin_fast():
+            looked_at = general or self._looked_at == len(received)
+            if not looked_at and self._writable and self._begin_fast():
                 return
             raw = bytes(received[leading_blank(received) : end])
             del received[:end]

@@ -25,6 +25,7 @@ from proxy.rules.answers import answer_failure, answer_refusal, http_date
 from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
+from proxy.rules.limits import retry_after
 from proxy.serve.body import request_body
 from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
@@ -159,7 +160,8 @@ class Exchange:
         finally:
             # First of all: from here on nobody stops it, or the connection would never hear the end.
             self._phase = Phase.DONE
-            await self._end_pump()
+            if self._pump is not None:
+                await self._end_pump(self._pump)
             if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
                 self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
@@ -185,6 +187,8 @@ class Exchange:
         self._body = self._body_of(decision.route)
         if begun is not None and begun.answered is not None:
             return await self._break_off(begun, begun.answered)
+        if begun is None and (wait := self._runtime.throttle(decision.client)):
+            return await self._turn_away(decision, self._body, wait)
         cache = None if self._sent_already else self._runtime.cache
         if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
             return await answer_cached(self, cache, asked, decision, self._body)
@@ -203,6 +207,23 @@ class Exchange:
         if begun is not None:
             body.begun(len(begun.body))
         return body
+
+    async def _turn_away(self, forward: Forward, body: RequestBody, wait: float) -> bool:
+        """Its client sends too much. A small body is read first, so that the connection can go on: behind a
+        balancer it carries other clients too."""
+        if not self._head.expect_continue:
+            await self._hold(body)
+        refuse = Refuse(
+            429,
+            "rate_limited",
+            "too many requests from this address",
+            close=False,
+            cls=forward.route.cls,
+            client=forward.client,
+            retry_after=retry_after(wait),
+            route=forward.route,
+        )
+        return self._refuse(refuse)
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
@@ -335,7 +356,9 @@ class Exchange:
                 return await exchange.read_head(due, late)
         else:
             # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
-            request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
+            request = self._head
+            if request.websocket and not forward.route.websocket:
+                request = replace(request, websocket=False)
             exchange.send_head(rendered, request, held, body.done)
             if body.done:
                 return await exchange.read_head(due, late)
@@ -446,10 +469,10 @@ class Exchange:
         self._record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 
-    async def _end_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+    @staticmethod
+    async def _end_pump(pump: asyncio.Task[None]) -> None:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
 
     def _now(self) -> float:
         return self._runtime.clock.monotonic()

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.rules.address import OWS
 from proxy.rules.caching import PREFIXES, asking, has_condition, is_fresh, not_modified
+from proxy.rules.forwarded import OWS
 
 if TYPE_CHECKING:
     from proxy.cache.store import Variant

@@ -8,19 +8,15 @@
          ▼                  ▼
       general path     handed over: an Exchange goes on from here (``Begun``), with the bytes untouched
 
-An optimisation, never a second set of rules. Heads are read by ``wire/fasthead`` from lines that the gate
-has judged; who the client is and what is said about it comes from ``rules`` and is cached by all raw bytes
-that the rules read; whatever is unusual (an answer whose length is not said, a failure, a time-out, a client
-that leaves) is handed to the general exchange, which decides as always. A decision is cached, an
-admission never is: breaker, pool and caps are asked each time. A property test holds both paths against
-each other, byte for byte.
+An optimisation, never a second set of rules (a property test holds both paths against each other, byte for
+byte). What the rules say is cached by all raw bytes that they read; an admission never is: breaker, pool,
+caps and rates are asked each time. Anything unusual (no length, a failure, a client that leaves) is
+handed to the general exchange, which decides as always.
 
 No task, timer or future exists for a request, except while the pool has no idle connection for it, or for the
-rest of a large body: serve/streaming.py moves it, as in a general exchange. One write goes up and one goes
-down, each at the end of the event loop's turn (net/outbox.py), with what is in hand of a large body.
-
-Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`,
-or one read of a larger one.
+rest of a large body (serve/streaming.py). One write goes up and one goes down, each at the end of the event
+loop's turn (net/outbox.py), with what is in hand of a large body.
+Memory: one a connection, which holds one request's head and `limits.held_body`, or a read of a larger one.
 """
 
 from __future__ import annotations
@@ -34,6 +30,7 @@ from proxy.message import Framing, FramingKind
 from proxy.net.lease import SICK
 from proxy.net.pieces import PIECE_BYTES
 from proxy.rules.answers import http_date
+from proxy.rules.routing import outgoing_target
 from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
 from proxy.serve.fastrecord import FastRecord, Stage
@@ -93,7 +90,6 @@ class FastExchange(FastRecord):
         """What the client has been given the head and some of the body of."""
         self._close = False
         self._bytes_out = 0
-        # Set for each request.
         self._length_line: bytes
         self._minor: int
         self._size: int
@@ -136,7 +132,7 @@ class FastExchange(FastRecord):
             if length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
-        key = (connection.peer_key, route.upstream, minor, before, after)
+        key = (connection.peer_key, route.upstream, route.drop_cookies, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
             found = path.shape(key, connection, route, minor, before, after)
@@ -153,6 +149,8 @@ class FastExchange(FastRecord):
         elif len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
+        if len(data) >= wanted and path.throttled(shape.client, now):
+            return self._missed(data[:first], "rate_limited")
         self._method = method
         self._target = target
         self._target_path = target_path
@@ -170,16 +168,19 @@ class FastExchange(FastRecord):
 
     def more(self, received: bytearray) -> bool:
         """More of the body has come; false: the exchange is for the general path after all."""
-        if len(received) > self._whole:
+        now, complete = self._runtime.clock.monotonic(), len(received) >= self._wanted
+        unfit = "pipelined" if len(received) > self._whole else ""
+        if complete and not unfit and self._path.throttled(self._shape.client, now):
+            unfit = "rate_limited"
+        if unfit:
             self.stage = Stage.FREE
-            self._runtime.counters.fast_path_missed.add("pipelined")
-            return False
-        if len(received) >= self._wanted:
+            self._runtime.counters.fast_path_missed.add(unfit)
+        elif complete:
             data = bytes(received)
             received.clear()
             self._connection.resume()
-            self.go(data, self._runtime.clock.monotonic())
-        return True
+            self.go(data, now)
+        return not unfit
 
     # Sending.
 
@@ -209,7 +210,8 @@ class FastExchange(FastRecord):
         """Has the cache to do with this request? Then it is answered, or goes on on the general path."""
         if self._whole > self._size:
             return False
-        found = cache.look(self._shape, self._route, self._target, self._data, now)
+        target = outgoing_target(self._route, self._target)
+        found = cache.look(self._shape, self._route, target, self._data, now)
         if found is True:
             self.hand_over()
         elif found is not False:
@@ -262,7 +264,7 @@ class FastExchange(FastRecord):
                 (
                     self._method,
                     b" ",
-                    self._target,
+                    self._target if not self._route.cut else outgoing_target(self._route, self._target),
                     way.opening,
                     shape.before,
                     self._length_line,

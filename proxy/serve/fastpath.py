@@ -22,7 +22,7 @@ from proxy.observe.fastline import client_part, client_tail, line_parts, sender_
 from proxy.observe.log import AccessRecord
 from proxy.observe.metrics import Counters
 from proxy.rules.access import host_denial
-from proxy.rules.address import client_address, is_public, is_public_packed, walk_listed
+from proxy.rules.address import client_address, is_public, is_public_packed, peer_address, walk_listed
 from proxy.rules.decide import upstream_host
 from proxy.rules.forwarding import (
     claims,
@@ -33,6 +33,7 @@ from proxy.rules.forwarding import (
     request_fields,
     shown_address,
 )
+from proxy.rules.limits import limited_network, limited_walked
 from proxy.serve.fastcache import FastCache
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader
@@ -86,10 +87,18 @@ class Way:
 class Client:
     """What is said of one client: upstream (``line``), in the log, and by the counters."""
 
-    __slots__ = ("hops", "ip", "line", "log", "source", "suspect")
+    __slots__ = ("hops", "ip", "limited", "line", "log", "source", "suspect")
 
     def __init__(
-        self, ip: str, source: AddressSource, hops: int, forwarded_for: bytes, log: str, *, suspect: bool
+        self,
+        ip: str,
+        source: AddressSource,
+        hops: int,
+        forwarded_for: bytes,
+        log: str,
+        *,
+        suspect: bool,
+        limited: bytes | None,
     ) -> None:
         self.ip = ip
         self.source = source
@@ -97,6 +106,8 @@ class Client:
         self.line = b"X-Forwarded-For: %b\r\n" % forwarded_for if forwarded_for else b""
         self.log = log
         self.suspect = suspect
+        self.limited = limited
+        """What its rate is counted by (rules/limits.py)."""
 
 
 class Shape(Lines):
@@ -139,7 +150,12 @@ class FastPath:
         self.runtime = runtime
         self.held_body = limits.held_body
         self.head_bytes = limits.head_bytes
-        self.requests = RequestReader(runtime.head_limits, table, runtime.tables.trust.client_header)
+        self.requests = RequestReader(
+            runtime.head_limits,
+            table,
+            runtime.tables.trust.client_headers,
+            cookies=runtime.config.forwarding.drop_ingest_cookies,
+        )
         self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
         self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
@@ -169,6 +185,12 @@ class FastPath:
             routes[path] = route
         return route
 
+    def throttled(self, client: Client, now: float) -> bool:
+        """Ask for the client's token: asked each time, never kept. Without one the request is for the general
+        path, which asks again and answers."""
+        rates, network = self.runtime.rates, client.limited
+        return rates is not None and network is not None and rates.wait(network, now) > 0
+
     def shape(
         self,
         key: object,
@@ -186,6 +208,7 @@ class FastPath:
         shape = self.old.get(key)
         if shape is None:
             shape = Shape()
+            shape.drop_cookies = route.drop_cookies
             unfit = self.requests.read(before, after, shape)
             if unfit is not None:
                 return unfit.value
@@ -275,13 +298,15 @@ class FastPath:
             forwarded_for(peer, address, self.runtime.tables.forwarding),
             client_part(record.client_ip, tail, record.trusted_hops),
             suspect=not is_public(address.ip),
+            limited=limited_network(address, self.runtime.tables.trust),
         )
 
     def _named(self, connection: Connection, way: Way, chain: tuple[bytes, ...]) -> Client:
         """Return the client to whom a trusted peer's chain leads: there are as many as requests, so nothing
         is kept, and nothing but text is made of them."""
         tables = self.runtime.tables
-        walked = walk_listed(chain, tables.trust)
+        _, own_address = tables.trust.habit(peer_address(connection.peer))
+        walked = walk_listed(chain, tables.trust, own_address=own_address)
         if not walked:
             fields = tuple((b"X-Forwarded-For", value) for value in chain)
             return self._client(connection, client_address(connection.peer, fields, tables.trust))
@@ -293,6 +318,7 @@ class FastPath:
             forwarded_for_walked(connection.peer, walked, tables.forwarding),
             client_part(ip, way.tail, len(walked)),
             suspect=not is_public_packed(walked[-1]),
+            limited=limited_walked(walked[-1], tables.trust),
         )
 
     def outcome(self, key: OutcomeKey, route: Route) -> Outcome:

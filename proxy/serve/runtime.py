@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
+from proxy.rules.limits import ClientRates, limited_network
 from proxy.serve.symptoms import Symptoms
 from proxy.wire.strict import HeadLimits
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
-    from proxy.message import IPAddress
+    from proxy.message import ClientAddress, IPAddress
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
@@ -80,11 +81,14 @@ class Runtime:
     """The port of each listener that has had a connection: it is asked for once."""
     outbox: Outbox = field(default_factory=Outbox)
     head_limits: HeadLimits = field(init=False)
+    rates: ClientRates | None = field(init=False)
+    """Who has sent how much lately; ``None``: rates are not limited."""
 
     def __post_init__(self) -> None:
         limits = self.config.limits
         self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self.symptoms = Symptoms(self)
+        self.rates = ClientRates.of(limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -97,6 +101,13 @@ class Runtime:
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""
         return now if self.retiring else now + self.config.timeouts.keep_alive
+
+    def throttle(self, client: ClientAddress) -> float:
+        """Take a token for one request of ``client``: 0, or the seconds until there is one."""
+        if self.rates is None:
+            return 0.0
+        network = limited_network(client, self.tables.trust)
+        return 0.0 if network is None else self.rates.wait(network, self.clock.monotonic())
 
     def admit_client(self, ip: IPAddress | None) -> bool:
         """Count one more connection of an untrusted client's network; false: it has too many."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import Violation
 from proxy.message import FramingKind, ResponseHead
-from proxy.rules.address import OWS
+from proxy.rules.forwarded import OWS
 from proxy.rules.forwarding import Kind, classify_request_name, is_managed, response_fields
 from proxy.rules.symptoms import betrays
 from proxy.wire import grammar
@@ -75,6 +75,7 @@ class Mark(enum.Enum):
     PASS = "pass"
     HOST = "host"
     AGENT = "agent"
+    COOKIE = "cookie"
     CHAIN = "chain"
     NAMED_ID = "named_id"
     TOLD = "told"
@@ -105,7 +106,7 @@ _MARKS = {
 }
 """Names with a mark of their own; X-Request-Id and the chain differ from request to request, behind a proxy
 that sets them, and nothing but themselves depends on them."""
-_SINGLE_MINDED = frozenset({b"user-agent", b"x-request-id"})
+_SINGLE_MINDED = frozenset({b"user-agent", b"x-request-id", b"cookie"})
 _SAID_OF_MANY = frozenset(
     {b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-scheme", b"x-scheme"}
 )
@@ -137,12 +138,14 @@ class Lines:
     ``before`` and ``after`` are the canonical lines that stand before and after Content-Length as they go
     upstream, Host left out. ``chain`` and ``ids`` are the values of X-Forwarded-For and X-Request-Id,
     ``told`` the other lines that are read for what they say about the client, each in order; ``connection``
-    is ``None``, CLOSE or KEEP, ``agent`` the first User-Agent.
+    is ``None``, CLOSE or KEEP, ``agent`` the first User-Agent. ``drop_cookies``, set before
+    reading, leaves Cookie lines out.
     """
 
-    __slots__ = ("after", "agent", "before", "chain", "connection", "host", "ids", "told")
+    __slots__ = ("after", "agent", "before", "chain", "connection", "drop_cookies", "host", "ids", "told")
 
     def __init__(self) -> None:
+        self.drop_cookies = False
         self.host = b""
         self.agent: bytes | None = None
         self.connection: Mark | None = None
@@ -181,13 +184,22 @@ class _LineCache(dict[bytes, "Marked | None"]):
 class RequestReader:
     """Reads header lines. One for each process: the more clients, the better.
 
-    :param told: a further name, in lower case, whose lines the rules read (`trust.client_header`).
+    :param told: further names, in lower case, whose lines the rules read (``TrustTable.client_headers``).
+    :param cookies: whether some route leaves Cookie lines out, so that they must be told apart.
     """
 
-    def __init__(self, limits: HeadLimits, table: ForwardingTable, told: bytes = b"") -> None:
+    def __init__(
+        self,
+        limits: HeadLimits,
+        table: ForwardingTable,
+        told: frozenset[bytes] = frozenset(),
+        *,
+        cookies: bool = False,
+    ) -> None:
         self.limits = limits
         self._table = table
         self._told = told
+        self._marks = {**_MARKS, b"cookie": Mark.COOKIE} if cookies else _MARKS
         self._lines = _LineCache(self._judge)
         self._names: dict[bytes, Mark] = {}
 
@@ -223,7 +235,10 @@ class RequestReader:
             for place, entry in enumerate(entries):
                 if entry is not None:
                     _note(lines, entry)
-                    if entry.out is not None:
+                    if entry.mark is Mark.COOKIE and lines.drop_cookies:
+                        split[place] = b""
+                        changed = True
+                    elif entry.out is not None:
                         split[place] = entry.out
                         changed = True
         if not changed:
@@ -264,17 +279,17 @@ class RequestReader:
             options = list_members([value])
             if len(options) == 1 and options[0] in _CONNECTIONS:
                 return _CONNECTIONS[options[0]]
-        elif lower in _PLAIN_HOPS and lower != self._told:
+        elif lower in _PLAIN_HOPS and lower not in self._told:
             return _GONE
         raise _UnfitLine
 
     def _mark(self, lower: bytes, kind: Kind) -> Mark:
         """What an end-to-end line of this name is, or one that we set ourselves."""
-        if lower == self._told:
+        if lower in self._told:
             if lower in _SINGLE_MINDED:
                 raise _UnfitLine  # it would have two meanings
             return Mark.TOLD
-        return _MARKS.get(lower, Mark.PASS if kind is Kind.PASS else Mark.TOLD)
+        return self._marks.get(lower, Mark.PASS if kind is Kind.PASS else Mark.TOLD)
 
     def _keep_name(self, name: bytes, mark: Mark) -> None:
         if len(name) <= LONGEST_NAME:
@@ -289,7 +304,7 @@ def _entry(mark: Mark, name: bytes, raw: bytes) -> Marked | None:
     canonical = len(raw) == len(value) + 1 and raw[0] == 0x20
     if mark is Mark.PASS:
         return None if canonical else Marked(mark, b"%b: %b" % (name, value))
-    if mark is Mark.AGENT or (mark is Mark.TOLD and not is_managed(name.lower())):
+    if mark is Mark.AGENT or mark is Mark.COOKIE or (mark is Mark.TOLD and not is_managed(name.lower())):
         return Marked(mark, None if canonical else b"%b: %b" % (name, value), name, value)
     return Marked(mark, b"", name, value)
 

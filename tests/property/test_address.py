@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config.schema import TrustConfig
+from proxy.config.schema import FrontConfig, TrustConfig
 from proxy.message import AddressSource, Peer
 from proxy.rules.address import (
     TRAIL_HOPS,
@@ -393,3 +393,35 @@ def test_a_look_up_does_not_grow_with_the_number_of_networks() -> None:
     assert calls(lambda: few.trusts(ip_address("203.0.113.7"))) == calls(
         lambda: many.trusts(ip_address("203.0.113.7"))
     )
+
+
+CDN = FrontConfig((ip_network("10.1.0.0/16"),), client_header="X-Named")
+GOOGLE = FrontConfig((ip_network("10.2.0.0/16"),), own_address=True)
+FRONTED = TrustTable.of(TrustConfig(proxies=tuple(NETS)), (CDN, GOOGLE))
+
+
+def outside_cdn(ip: IPAddress) -> bool:
+    return ((isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip) not in CDN.networks[0]
+
+
+@examples
+@given(addresses.filter(outside_cdn), lines, st.lists(tokens, max_size=2))
+def test_a_client_header_matters_from_its_own_networks_only(
+    peer: IPAddress, values: list[bytes], named: list[bytes]
+) -> None:
+    chain = fields_of(values)
+    found = client_address(Peer(peer), chain + fields_of(named, b"x-named"), FRONTED)
+    assert found == client_address(Peer(peer), chain, FRONTED)
+    inside = client_address(Peer(ip_address("10.1.0.9")), chain + fields_of(named, b"x-named"), FRONTED)
+    said = model_address(named[0]) if len(named) == 1 else None
+    assert inside.ip == (said or model_client(ip_address("10.1.0.9"), values, NETS))
+
+
+@examples
+@given(lines, tokens.filter(lambda token: token.strip(b" \t") != b""))
+def test_the_last_element_of_who_appends_its_own_address_does_not_matter(
+    values: list[bytes], own: bytes
+) -> None:
+    chain = fields_of([*values[:-1], b",".join([*values[-1:], own])])
+    found = client_address(Peer(ip_address("10.2.0.9")), chain, FRONTED)
+    assert found.ip == model_client(ip_address("10.2.0.9"), values, NETS)

@@ -37,10 +37,25 @@ fast_paths = st.sampled_from(
         b"/e/?lib=web&ver=2",
         b"/e/?over=1",
         b"/e/?ver=3&data=0123456789012345678901234567890123456789&ver=4",
+        b"/k7/e/?_=1&ver=2",
+        b"/k7/s",
+        b"/x1?ip=0",
+        b"/lib.js?v=1",
     ]
 )
 other_paths = st.sampled_from(
-    [b"/app", b"/api/projects/@current", b"/metrics", b"/%65/", b"//e/", b"/s/../e", b"/static/ver=1&ver=2"]
+    [
+        b"/app",
+        b"/api/projects/@current",
+        b"/metrics",
+        b"/%65/",
+        b"//e/",
+        b"/s/../e",
+        b"/static/ver=1&ver=2",
+        b"/k7/login",
+        b"/k7/%65/",
+        b"/k7",
+    ]
 )
 hosts = st.sampled_from(
     [b"ph.example", b"PH.example:8443", b"app.example", b"00000000-0000-0000-0000-000000000000"]
@@ -259,7 +274,10 @@ configurations = st.fixed_dictionaries(
                 {"proxies": ["127.0.0.1"], "client_header": "X-Visitor"},
             ]
         ),
-        "forwarding": st.sampled_from([{}, {"chain": "append"}, {"anonymise": True}, {"via": True}]),
+        "forwarding": st.sampled_from(
+            [{}, {"chain": "append"}, {"anonymise": True}, {"via": True}, {"drop_ingest_cookies": True}]
+        ),
+        "aliases": st.sampled_from([{}, {"prefix": "/k7", "paths": ["/x1=/e/", "/lib.js=/static/array.js"]}]),
         "access": st.sampled_from([{}, {}, {}, {"allowed_hosts": [".example"]}]),
         "limits": st.sampled_from(
             [
@@ -268,6 +286,8 @@ configurations = st.fixed_dictionaries(
                 {"body_ingest": 2048, "body_flags": 2048},
                 {"head_lines": 16},
                 {"requests_per_connection": 2},
+                {"rate_per_client": 0.01, "rate_burst": 1},
+                {"rate_per_client": 0.01, "rate_burst": 2},
                 {"splice_bytes": 0, "write_buffer": 4096},
                 SMALL | {"splice_bytes": 1},
                 SMALL | {"splice_bytes": 30_000},
@@ -275,6 +295,18 @@ configurations = st.fixed_dictionaries(
         ),
         "host": st.sampled_from(["keep", "upstream"]),
     }
+)
+
+fronts = st.sampled_from(
+    [
+        {"networks": ["127.0.0.1"], "client_header": "X-Real-IP"},
+        {"networks": ["127.0.0.1"], "own_address": True},
+    ]
+)
+configurations |= st.builds(
+    lambda config, front: {**config, "trust": {"proxies": ["10.0.0.0/8"]}, "fronts": [front]},
+    configurations,
+    fronts,
 )
 
 # --- both paths ----------------------------------------------------------------------------------
@@ -344,6 +376,7 @@ def at_rest(play: Scripted, sent: int) -> bool:
 EVENT = (
     b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nX-Forwarded-For: 203.0.113.7\r\nContent-Length: 5\r\n\r\nhello"
 )
+ALIASED = EVENT.replace(b"/e/", b"/k7/e/?_=1").replace(b"\r\n\r\n", b"\r\nCookie: a=b\r\n\r\n")
 UPLOAD = b"POST /s/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 70000\r\n\r\n" + b"u" * 70_000
 SPLICED = {"host": "keep", "limits": SMALL | {"splice_bytes": 1}}
 LARGE = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"d" * 70_000
@@ -359,6 +392,15 @@ TURNS = [len(EVENT), 2 * len(EVENT)]
 @example((EVENT * 3, TURNS), [USUAL, SURPLUS], {"host": "keep"})
 @example((EVENT * 3, TURNS), [USUAL, CLOSING], {"host": "keep"})
 @example((READ * 2, [len(READ)]), [USUAL, SICK], {"host": "keep"})
+@example((EVENT * 3, TURNS), [USUAL], {"host": "keep", "limits": {"rate_per_client": 0.01, "rate_burst": 2}})
+@example(
+    (EVENT * 3, [*TURNS, 2 * len(EVENT) + 9]), [USUAL], {"host": "keep", "limits": {"rate_per_client": 0.01}}
+)
+@example(
+    (ALIASED * 2, [len(ALIASED)]),
+    [USUAL],
+    {"host": "keep", "aliases": {"prefix": "/k7"}, "forwarding": {"drop_ingest_cookies": True}},
+)
 @example((UPLOAD * 2, [5000, 50_000]), [USUAL], SPLICED)
 @example((UPLOAD * 2, [5000, 75_000]), [SICK, LARGE], SPLICED)
 @example((UPLOAD, [5000, 50_000]), [(LARGE[:5000], LARGE[5000:9000], b"")], SPLICED)

@@ -459,3 +459,19 @@ class TestAnswersRemembered:
             assert answer is not None
             assert answer.size == LONGEST_BLOCK + more
             assert repr(it) == f"<AnswerReader seen={kept}>"
+
+
+class TestCookies:
+    def test_they_are_passed_on_in_their_place(self) -> None:
+        assert taken(block(HOST, b"cookie:a=b", b"X-A: 1")).before == b"cookie: a=b\r\nX-A: 1\r\n"
+
+    def test_they_are_left_out_where_the_route_drops_them(self) -> None:
+        it = RequestReader(LIMITS, ForwardingTable.of(ForwardingConfig()), cookies=True)
+        for _ in range(2):  # judged, then remembered
+            lines = Lines()
+            lines.drop_cookies = True
+            assert it.read(block(HOST, b"Cookie: a=b", b"X-A: 1"), b"cookie: c=d", lines) is None
+            assert (lines.before, lines.after) == (b"X-A: 1\r\n", b"")
+        lines = Lines()
+        assert it.read(block(HOST, b"Cookie: a=b", b"cookie:c=d"), b"", lines) is None
+        assert lines.before == b"Cookie: a=b\r\ncookie: c=d\r\n"
