@@ -144,7 +144,15 @@ requests = st.builds(
         [b"%b %b HTTP/1.%b" % (method, target, version), b"Host: ph.example", *lines, b"", b""]
     ),
     st.sampled_from([b"GET"] * 6 + [b"HEAD", b"OPTIONS"]),
-    st.sampled_from([b"/static/array.js", b"/array/phc_x/config.js", b"/static/array.js?v=1", b"/surveys"]),
+    st.sampled_from(
+        [
+            b"/static/array.js",
+            b"/array/phc_x/config.js",
+            b"/static/array.js?v=1",
+            b"/surveys",
+            b"/x9/static/array.js",
+        ]
+    ),
     st.sampled_from([b"1", b"1", b"1", b"0"]),
     st.lists(st.sampled_from(LINES), max_size=3, unique_by=lambda line: line.partition(b":")[0].lower()),
 )
@@ -202,6 +210,7 @@ configurations = st.fixed_dictionaries(
         ),
         "forwarding": st.sampled_from([{}, {}, {"via": True}]),
         "limits": st.sampled_from([{}, {"requests_per_connection": 2}]),
+        "aliases": st.sampled_from([{}, {"prefix": "/x9"}]),
     }
 )
 

@@ -59,6 +59,21 @@ async def test_a_client_that_has_it_hears_304() -> None:
         assert play.fast == 1
 
 
+async def test_an_alias_finds_what_it_stands_for() -> None:
+    async with Cached(aliases={"prefix": "/x9"}) as play:
+        client, _ = await play.filled()
+        client.say(READ.replace(b"/static", b"/x9/static"))
+        assert (await client.hear_answer())[2] == b"hello"
+        assert play.fast == 1
+
+
+async def test_a_refused_request_is_not_answered_from_it() -> None:
+    async with Cached(access={"allowed_hosts": ["ph.example"]}) as play:
+        client, _ = await play.filled()
+        client.say(READ.replace(b"ph.example", b"other.example"))
+        assert (await client.hear_answer())[0] == 421
+
+
 async def test_an_answer_that_closes_closes() -> None:
     async with Cached() as play:
         client, _ = await play.filled()
