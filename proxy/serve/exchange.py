@@ -262,15 +262,15 @@ class Exchange:
             if keeper is None:
                 return await self._relay(forward, lease, answer, body)
             told = keeper.heard(answer, lease.exchange)
-            if told is not None:
-                return self.tell(told, keeper.asked)
-            keep = await self._relay(forward, lease, answer, body)
-            keeper.complete()
-            return keep
+            if told is None:
+                keep = await self._relay(forward, lease, answer, body)
+                keeper.complete()
+                return keep
         finally:
             if not lease.exchange.over:
                 lease.exchange.abort()
             lease.release(lease.exchange.reusable)
+        return await self.tell(told, keeper.asked)
 
     async def _hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
@@ -400,18 +400,23 @@ class Exchange:
         """The answer's head was written."""
         return self._phase in (Phase.ANSWER, Phase.TUNNEL)
 
-    def tell(self, told: Told, asked: Asking) -> bool:
+    async def tell(self, told: Told, asked: Asking) -> bool:
         """Answer from the cache; true: the connection may take another request."""
-        kept, head, now = told.variant.kept, self._head, self._now()
-        close = self._connection.must_close(head.close, now)
+        kept, head, now, connection = told.variant.kept, self._head, self._now(), self._connection
+        close = connection.must_close(head.close, now)
         unchanged = not_modified(asked.fields, kept.head.fields)
         table = self._runtime.tables.forwarding
         rendered = told.variant.head(head.method, head.minor, now, table, close=close, not_modified=unchanged)
         self._phase = Phase.ANSWER
         bodiless = unchanged or head.method == b"HEAD"
-        self._connection.write_both(rendered, b"" if bodiless else kept.body)
+        body = b"" if bodiless else kept.body
         self._runtime.counters.cache.add(told.result.value)
         self._record.from_cache(304 if unchanged else 200, told.failure)
+        size = connection.write_limit
+        connection.write_both(rendered, body[:size])
+        for at in range(size, len(body), size):
+            await connection.drain(self._timeouts.write_stall, stuck_client)
+            connection.write(body[at : at + size])
         return not close
 
     def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:

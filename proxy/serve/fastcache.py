@@ -56,6 +56,8 @@ class FastCache:
         self._runtime = runtime
         self._cache = cache
         self._table = runtime.tables.forwarding
+        self._longest = runtime.config.limits.write_buffer
+        """Bytes of a body that may be queued at once; a longer one is written in pieces, by a coroutine."""
 
     def look(self, shape: Shape, route: Route, target: bytes, head: bytes, now: float) -> Found | bool:
         """Return a fresh answer; true: the general path must ask; false: the cache has nothing to do with it.
@@ -79,6 +81,8 @@ class FastCache:
         store, asked = self._cache.store, question.asked
         variant = store.find(asked)
         if variant is not None and not asked.insists and is_fresh(variant.kept, now):
+            if len(variant.kept.body) > self._longest:
+                return True
             if question.conditional and not_modified(asked.fields, variant.kept.head.fields):
                 return Found(variant, 304)
             return Found(variant, 200)

@@ -182,7 +182,7 @@ scripts = st.lists(
             SCRIPT,
             UNCHANGED,
             MIRRORED,
-            answer(b"Cache-Control: max-age=60, must-revalidate", b'ETag: "y"', body=b"k" * 3000),
+            answer(b"Cache-Control: max-age=60, must-revalidate", b'ETag: "y"', body=b"k" * 5000),
             answer(b"Cache-Control: max-age=5", b"Age: 4", b"Connection: X-A", b"X-A: 1"),
             UNCHANGED.replace(b"ETag", b"Set-Cookie: a=b\r\nETag"),
             answer(b"Cache-Control: max-age=60", b"Set-Cookie: a=b"),
@@ -209,7 +209,7 @@ configurations = st.fixed_dictionaries(
             [{}, {}, {"max_entry": 1024}, {"variants": 1}, {"stale": 0}, {"enabled": False}]
         ),
         "forwarding": st.sampled_from([{}, {}, {"via": True}]),
-        "limits": st.sampled_from([{}, {"requests_per_connection": 2}]),
+        "limits": st.sampled_from([{}, {"requests_per_connection": 2}, {"write_buffer": 4096}]),
         "aliases": st.sampled_from([{}, {"prefix": "/x9"}]),
     }
 )

@@ -326,6 +326,47 @@ async def test_mobile_sdks_have_answers_of_their_own() -> None:
         assert (await play.ask(client, CONFIG[:-2] + b"User-Agent: curl/8\r\n\r\n"))[2] == b"hello"
 
 
+BIG = SCRIPT.replace(b"Length: 5\r\n\r\nhello", b"Length: 24000000\r\n\r\n" + b"x" * 24_000_000)
+"""More than the kernel takes."""
+ROOM = {"max_entry": 32_000_000}
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+async def test_a_large_one_is_written_as_it_is_taken(fast_path: bool) -> None:
+    async with CachePlay(fast_path=fast_path, cache=ROOM) as play:
+        client, _ = await play.filled(BIG)
+        client.say(READ)
+        await client.hear_head()
+        await play.until(lambda: any(not each.writable for each in play.proxy.connections))
+        (connection,) = play.proxy.connections
+        assert connection.transport.get_write_buffer_size() <= 2 * connection.write_limit
+        assert await client.hear_some(24_000_000) == b"x" * 24_000_000
+        assert (await play.line(2))["origin"] == "cache"
+
+
+async def test_who_leaves_inside_a_large_one_is_noticed() -> None:
+    async with CachePlay(cache=ROOM) as play:
+        client, _ = await play.filled(BIG)
+        client.say(READ)
+        await client.hear_head()
+        await play.until(lambda: any(not each.writable for each in play.proxy.connections))
+        client.hang_up()
+        line = await play.line(2)
+        assert (line["origin"], line["termination"]) == ("cache", "CD")
+        assert line["error"].startswith("truncated: client_gone")
+
+
+async def test_who_takes_nothing_of_a_large_one_is_cut() -> None:
+    async with CachePlay(cache=ROOM) as play:
+        client, _ = await play.filled(BIG)
+        client.say(READ)
+        await client.hear_head()
+        await play.until(lambda: any(not each.writable for each in play.proxy.connections))
+        play.turn(61)
+        await play.until(lambda: not play.proxy.connections)
+        assert "client_write_timeout" in (await play.line(2))["error"]
+
+
 class TestOutage:
     async def test_a_sick_answer_is_not_passed_on(self) -> None:
         async with CachePlay() as play:
