@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.config.aliases import AliasesConfig
+from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
 from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
@@ -43,6 +44,7 @@ __all__ = [
     "Alias",
     "AliasesConfig",
     "Auto",
+    "CacheConfig",
     "ChainMode",
     "Config",
     "Deployment",
@@ -281,4 +283,5 @@ class Config:
     timeouts: TimeoutsConfig = key(TimeoutsConfig(), doc="Time-outs.")
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
+    cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     log: LogConfig = key(LogConfig(), doc="Logs.")

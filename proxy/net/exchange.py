@@ -82,6 +82,10 @@ class UpstreamExchange(Protocol):
         """Return the body bytes that are here already, without waiting; ``b""``: none."""
         ...
 
+    def tell_body(self, sink: Callable[[bytes], None]) -> None:
+        """Give ``sink`` all body bytes too, from now on; then none can be taken past this exchange."""
+        ...
+
     async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:
         """Return some body bytes; ``b""`` once the answer is complete."""
         ...

@@ -51,6 +51,7 @@ class Http1Exchange:
         self._head: ResponseHead | None = None
         self._body: BodyReader = open_body(Framing(FramingKind.NONE), trailer_limit=0)
         self._over = False
+        self._sink: Callable[[bytes], None] | None = None
 
     def __repr__(self) -> str:
         state = "OVER" if self._over else "ANSWERING" if self._head else "SENT" if self._sent else "SENDING"
@@ -175,7 +176,12 @@ class Http1Exchange:
             raise self._bad(violation.reason, violation.detail) from violation
         if self._body.done:
             self._over = True
+        if data and self._sink is not None:
+            self._sink(data)
         return data
+
+    def tell_body(self, sink: Callable[[bytes], None]) -> None:
+        self._sink = sink
 
     async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:
         while not self._over:
@@ -187,7 +193,8 @@ class Http1Exchange:
         return b""
 
     def remainder(self, stall: float, late: Callable[[], Failure]) -> Remainder:
-        return AnswerRemainder(self._stream, self._body, stall, late)
+        body = self._body if self._sink is None else LengthBody(0)
+        return AnswerRemainder(self._stream, body, stall, late)
 
     def _end_by_close(self) -> None:
         try:

@@ -126,6 +126,10 @@ class UpstreamPool:
         self._closed = False
         self._came = 0
         self._well = 0
+        self.last_well: float | None = None
+        """The moment when it was last found that a request went well, as of the last sweep."""
+        self.last_ill: float | None = None
+        """The moment when one last failed at the upstream."""
         self._idle_timeout = upstream.idle_timeout
         self._quiet = asyncio.Event()
         deadlines.watch(self)
@@ -218,6 +222,7 @@ class UpstreamPool:
             self._came = 0
         if self._well:
             self.breaker.went_well(self._well, now)
+            self.last_well = now
             self._well = 0
 
     async def acquire(self, *, due: float, connect_timeout: float, fresh: bool = False) -> Lease:
@@ -265,6 +270,10 @@ class UpstreamPool:
         refused like those that come."""
         now = self._clock.monotonic()
         self.count(now)
+        if ok:
+            self.last_well = now
+        else:
+            self.last_ill = now
         before = self.breaker.state
         self.breaker.record(ok, now, probe=probe)
         if before is BreakerState.CLOSED and self.breaker.state is BreakerState.OPEN:

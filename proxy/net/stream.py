@@ -168,6 +168,18 @@ class Stream(asyncio.Protocol):
             self.bytes_out += len(data)
             self.transport.write(data)
 
+    def write_both(self, head: bytes, body: bytes) -> None:
+        """Write both at once, without making one of them; whatever is queued of ``body`` is no copy (on
+        uvloop)."""
+        if self._held:
+            self.send_held()
+        if not self.lost and not self.transport.is_closing():
+            self.bytes_out += len(head) + len(body)
+            if body:
+                self.transport.writelines((head, body))
+            else:
+                self.transport.write(head)
+
     def hold(self, data: bytes) -> None:
         """Hold bytes back until ``send_held``, or until something else is written (``Outbox`` does this)."""
         if self._held:

@@ -184,7 +184,7 @@ class AccessRecord:
     where that step was never reached. ``method``, ``host``, ``target`` and ``user_agent`` are as
     received (the line shows ``path`` instead of the target). ``status`` is what the client was sent, 0
     if nothing; ``upstream_status`` what the upstream said, 0 if nothing. ``origin`` says who made the
-    answer: ``upstream`` or ``proxy``. Bytes count bodies and heads on the client's side.
+    answer: ``upstream``, ``proxy`` or ``cache``. Bytes count bodies and heads on the client's side.
     """
 
     ts: float = 0.0

@@ -32,7 +32,8 @@ from proxy.net.stream import Stream
 from proxy.rules.address import parse_address
 from proxy.rules.answers import answer_violation
 from proxy.serve.exchange import Begun, Exchange
-from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
+from proxy.serve.fastexchange import PATIENCE, FastExchange
+from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
 from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
@@ -151,6 +152,8 @@ class Connection(Stream):
                 if self._fast.stage is Stage.HELD:
                     self.received += data
                     self.due = now + PATIENCE
+                else:
+                    self._fast.go(data, now)
                 return
             self._looked_at = len(data)
         super().data_received(data)
@@ -255,8 +258,8 @@ class Connection(Stream):
 
     def _begin_fast(self) -> bool:
         """Try it on what has come in pieces."""
-        now = self.runtime.clock.monotonic()
-        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+        now, data = self.runtime.clock.monotonic(), bytes(self.received)
+        if self._fast is None or not self._fast.try_begin(data, self._head_started, now):
             return False
         self.served += 1
         self.head_complete = now
@@ -265,6 +268,7 @@ class Connection(Stream):
             self.due = now + PATIENCE
         else:
             self.received.clear()
+            self._fast.go(data, now)
         self.resume()
         return True
 

@@ -22,10 +22,12 @@ from proxy.message import EndpointClass, Forward, FramingKind, Refuse, first_val
 from proxy.net.relay import Tunnel
 from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
+from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
 from proxy.rules.limits import retry_after
 from proxy.serve.body import request_body
+from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
 from proxy.serve.streaming import chunked_piece, client_gone, late_answer, relay_rest, send_rest, stuck_client
 from proxy.wire.heads import render_request, render_response, websocket_accepts
@@ -33,7 +35,9 @@ from proxy.wire.heads import render_request, render_response, websocket_accepts
 if TYPE_CHECKING:
     from proxy.message import RequestHead, ResponseHead, Route
     from proxy.net.pool import Lease
+    from proxy.rules.caching import Asking
     from proxy.serve.body import RequestBody
+    from proxy.serve.cached import Keeper, Told
     from proxy.serve.connection import Connection
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -86,7 +90,7 @@ class Exchange:
     ) -> None:
         self._begun = begun
         self._connection = connection
-        self._runtime = connection.runtime
+        self.runtime = self._runtime = connection.runtime
         self._head = head
         self._timeouts = connection.runtime.config.timeouts
         self._phase = Phase.BODY
@@ -185,7 +189,15 @@ class Exchange:
             return await self._break_off(begun, begun.answered)
         if begun is None and (wait := self._runtime.throttle(decision.client)):
             return await self._turn_away(decision, self._body, wait)
-        return await self._forward(decision, self._body)
+        cache = None if self._sent_already else self._runtime.cache
+        if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
+            return await answer_cached(self, cache, asked, decision, self._body)
+        return await self.forward(decision, self._body)
+
+    @property
+    def _sent_already(self) -> bool:
+        """The fast path has asked the upstream."""
+        return self._begun is not None and (self._begun.lease is not None or self._begun.failure is not None)
 
     def _body_of(self, route: Route) -> RequestBody:
         begun = self._begun
@@ -215,6 +227,7 @@ class Exchange:
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
+        self._runtime.symptoms.cut_off(refuse.cls, refuse.status)
         close = self._unread or self._connection.must_close(self._head.close, self._now())
         answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
         self._connection.answer(answer)
@@ -234,7 +247,8 @@ class Exchange:
 
     # Forwarding.
 
-    async def _forward(self, forward: Forward, body: RequestBody) -> bool:
+    async def forward(self, forward: Forward, body: RequestBody, keeper: Keeper | None = None) -> bool:
+        """Ask the upstream and pass its answer on; ``keeper`` looks at it before."""
         held = await self._hold(body)
         rendered = render_request(self._head.method, forward.target, forward.fields)
         lease, answer = await self._ask(forward, body, rendered, held)
@@ -242,13 +256,21 @@ class Exchange:
         lease.report(answer.status, None)
         try:
             self._record.answered(answer)
+            self._runtime.symptoms.answered(self._head, forward, answer)
             if answer.status == 101:
                 return await self._tunnel(lease, answer)
-            return await self._relay(forward, lease, answer, body)
+            if keeper is None:
+                return await self._relay(forward, lease, answer, body)
+            told = keeper.heard(answer, lease.exchange)
+            if told is None:
+                keep = await self._relay(forward, lease, answer, body)
+                keeper.complete()
+                return keep
         finally:
             if not lease.exchange.over:
                 lease.exchange.abort()
             lease.release(lease.exchange.reusable)
+        return await self.tell(told, keeper.asked)
 
     async def _hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
@@ -373,6 +395,30 @@ class Exchange:
         await relay_rest(self._runtime, connection, exchange, stall, chunked=chunked)
         return not close
 
+    @property
+    def answering(self) -> bool:
+        """The answer's head was written."""
+        return self._phase in (Phase.ANSWER, Phase.TUNNEL)
+
+    async def tell(self, told: Told, asked: Asking) -> bool:
+        """Answer from the cache; true: the connection may take another request."""
+        kept, head, now, connection = told.variant.kept, self._head, self._now(), self._connection
+        close = connection.must_close(head.close, now)
+        unchanged = not_modified(asked.fields, kept.head.fields)
+        table = self._runtime.tables.forwarding
+        rendered = told.variant.head(head.method, head.minor, now, table, close=close, not_modified=unchanged)
+        self._phase = Phase.ANSWER
+        bodiless = unchanged or head.method == b"HEAD"
+        body = b"" if bodiless else kept.body
+        self._runtime.counters.cache.add(told.result.value)
+        self._record.from_cache(304 if unchanged else 200, told.failure)
+        size = connection.write_limit
+        connection.write_both(rendered, body[:size])
+        for at in range(size, len(body), size):
+            await connection.drain(self._timeouts.write_stall, stuck_client)
+            connection.write(body[at : at + size])
+        return not close
+
     def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:
         fields = response_fields(
             answer,
@@ -413,6 +459,7 @@ class Exchange:
         """Say it to the client if nothing was said yet; else cut."""
         self._record.failed(failure, self._phase)
         self._runtime.counters.reject(failure.kind)
+        self._runtime.symptoms.cut_off(self.cls, failure.status)
         if self._phase in (Phase.ANSWER, Phase.TUNNEL):
             self._connection.cut()
             return False

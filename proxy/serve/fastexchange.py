@@ -22,7 +22,6 @@ Memory: one a connection, which holds one request's head and `limits.held_body`,
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
@@ -34,7 +33,7 @@ from proxy.rules.answers import http_date
 from proxy.rules.routing import outgoing_target
 from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
-from proxy.serve.fastrecord import FastRecord
+from proxy.serve.fastrecord import FastRecord, Stage
 from proxy.serve.streaming import relay_rest, send_rest
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from proxy.net.upstream import UpstreamConnection
     from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
+    from proxy.serve.fastcache import FastCache
     from proxy.serve.fastpath import FastPath
     from proxy.wire.fasthead import FastAnswer
 
@@ -52,18 +52,6 @@ PATIENCE = 1.0
 
 PUMP_TURNS = 3
 """Turns of the event loop from the last byte that is moved until the end of the task that moved it."""
-
-
-class Stage(enum.Enum):
-    """How far a fast exchange is."""
-
-    FREE = "free"
-    HELD = "held"
-    LEASING = "leasing"
-    SENDING = "sending"
-    SENT = "sent"
-    PASSING = "passing"
-    HANDING = "handing"
 
 
 class FastExchange(FastRecord):
@@ -175,10 +163,7 @@ class FastExchange(FastRecord):
         self._wanted = wanted
         self._started = started
         self._complete = now
-        if len(data) < wanted:
-            self.stage = Stage.HELD
-        else:
-            self._go(data, now)
+        self.stage = Stage.HELD if len(data) < wanted else Stage.WHOLE
         return True
 
     def more(self, received: bytearray) -> bool:
@@ -194,19 +179,21 @@ class FastExchange(FastRecord):
             data = bytes(received)
             received.clear()
             self._connection.resume()
-            self._go(data, now)
+            self.go(data, now)
         return not unfit
 
     # Sending.
 
-    def _go(self, data: bytes, now: float) -> None:
-        """The request is whole: find a connection and send it."""
+    def go(self, data: bytes, now: float) -> None:
+        """The request is whole: answer it from the cache, or find a connection and send it."""
         runtime, shape = self._runtime, self._shape
         runtime.counters.requests_in_flight += 1
         self._data = data
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
         self._asked = self._sent = now
+        if self._method == b"GET" and self._path.cache is not None and self._asks(self._path.cache, now):
+            return
         if len(data) < self._whole:
             framing = Framing(FramingKind.LENGTH, self._whole - self._size)
             self._streamed = request_body(self._connection, framing, self._route, self._complete)
@@ -218,6 +205,19 @@ class FastExchange(FastRecord):
             self._wait_for_lease()
         else:
             self._send(upstream)
+
+    def _asks(self, cache: FastCache, now: float) -> bool:
+        """Has the cache to do with this request? Then it is answered, or goes on on the general path."""
+        if self._whole > self._size:
+            return False
+        target = outgoing_target(self._route, self._target)
+        found = cache.look(self._shape, self._route, target, self._data, now)
+        if found is True:
+            self.hand_over()
+        elif found is not False:
+            self.stage, self._data = Stage.FREE, b""
+            self._tell(cache, found, self._minor, now)
+        return found is not False
 
     def _wait_for_lease(self) -> None:
         """No connection is idle: dial, or stand in line."""

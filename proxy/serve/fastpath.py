@@ -34,6 +34,7 @@ from proxy.rules.forwarding import (
     shown_address,
 )
 from proxy.rules.limits import limited_network, limited_walked
+from proxy.serve.fastcache import FastCache
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader
 from proxy.wire.heads import render_fields
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from proxy.message import ClientAddress
     from proxy.net.pool import UpstreamPool
     from proxy.serve.connection import Connection
+    from proxy.serve.fastcache import Question
     from proxy.serve.runtime import Runtime
 
 OUTCOMES = 4096
@@ -112,12 +114,14 @@ class Shape(Lines):
     """A header block (all lines but the request line and Content-Length) from one peer, and what is said of
     it. ``named_id`` is the request id that a trusted peer gave."""
 
-    __slots__ = ("client", "close", "named_id", "way")
+    __slots__ = ("client", "close", "named_id", "questions", "way")
 
     way: Way
     client: Client
     close: bool
     named_id: str
+    questions: dict[bytes, Question | None] | None
+    """What it asks the asset cache, by target (serve/fastcache.py)."""
 
 
 class Outcome:
@@ -133,7 +137,8 @@ class Outcome:
 
 
 OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool]"
-"""Listener, method, path, host, status, the upstream's address, retries, was its connection reused."""
+"""Listener, method, path, host, status, the upstream's address (empty: the cache answered), retries, was its
+connection reused."""
 
 
 class FastPath:
@@ -152,6 +157,7 @@ class FastPath:
             cookies=runtime.config.forwarding.drop_ingest_cookies,
         )
         self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
         self._ways: dict[object, Way | None] = {}
         self.outcomes: dict[OutcomeKey, Outcome] = {}
@@ -210,6 +216,7 @@ class FastPath:
             if way is None:
                 return "host"
             shape.way = way
+            shape.questions = None
             shape.client = way.client or self._named(connection, way, shape.chain)
             shape.close = minor == 0 if shape.connection is None else shape.connection is Mark.CLOSE
             shape.named_id = (named_request_id(shape.ids) or "") if shape.ids and way.trusted else ""
@@ -327,8 +334,8 @@ class FastPath:
             upstream=route.upstream,
             upstream_addr=address,
             status=status,
-            upstream_status=status,
-            origin="upstream",
+            upstream_status=status if address else 0,
+            origin="upstream" if address else "cache",
             retries=retries,
             reused=reused,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,29 @@ if TYPE_CHECKING:
     from proxy.net.lease import Lease
     from proxy.net.upstream import UpstreamConnection
     from proxy.serve.connection import Connection
-    from proxy.serve.fastpath import FastPath, Shape
+    from proxy.serve.fastcache import FastCache, Found
+    from proxy.serve.fastpath import FastPath, OutcomeKey, Shape
+
+_HIT = ("hit",)
+
+_NOT_ASKED = '"t_body":0,"t_queue":null,"t_connect":null,"t_first_byte":null,"t_total":'
+"""The times of a request that no upstream was asked about."""
 
 _NO_TIME = '"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,"t_first_byte":'
 """The times of a request that came in one piece and found an idle connection, up to the upstream's."""
+
+
+class Stage(enum.Enum):
+    """How far a fast exchange is."""
+
+    FREE = "free"
+    HELD = "held"
+    WHOLE = "whole"
+    LEASING = "leasing"
+    SENDING = "sending"
+    SENT = "sent"
+    PASSING = "passing"
+    HANDING = "handing"
 
 
 class FastRecord:
@@ -72,8 +92,7 @@ class FastRecord:
         self, upstream: UpstreamConnection, lease: Lease | None, status: int, sent: int, now: float
     ) -> None:
         """Count the exchange, and write its line. ``sent``: bytes that the client was sent."""
-        runtime, shape = self._runtime, self._shape
-        counters, started = runtime.counters, self._started
+        shape = self._shape
         retries = 0 if lease is None else lease.retries
         key = (
             self._connection.listener,
@@ -85,6 +104,29 @@ class FastRecord:
             retries,
             upstream.served > 1,
         )
+        total = now - self._started
+        if lease is None and self._sent == self._started:
+            taken = f"{total:.6f}"
+            times = f'{_NO_TIME}{taken},"t_total":{taken}'
+        else:
+            times = self._times(lease, now)
+        self._write(key, sent, now, times)
+
+    def _tell(self, cache: FastCache, found: Found, minor: int, now: float) -> None:
+        """Answer from the cache, count it, and write its line."""
+        connection, shape = self._connection, self._shape
+        close = connection.must_close(shape.close, now)
+        head = cache.head(found, minor, now, close=close)
+        connection.write_both(head, found.body)
+        self._runtime.counters.cache.count(_HIT)
+        key = (connection.listener, self._method, self._target_path, shape.host, found.status, "", 0, False)
+        times = f'"t_head":{self._complete - self._started:.6f},{_NOT_ASKED}{now - self._started:.6f}'
+        self._write(key, len(head) + len(found.body), now, times)
+        connection.fast_done(keep=not close, now=now)
+
+    def _write(self, key: OutcomeKey, sent: int, now: float, times: str) -> None:
+        runtime, shape = self._runtime, self._shape
+        counters = runtime.counters
         outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
         size = self._whole
         agent, words = shape.agent or b"", _sdk_words(self._target)
@@ -96,16 +138,12 @@ class FastRecord:
         if shape.way.dropped:
             counters.drop(shape.way.dropped)
         client = shape.client
+        runtime.symptoms.last_client = client.ip
         if client.suspect:
             counters.client_ip_suspect += 1
-        total = now - started
+        total = now - self._started
         wall = runtime.clock.wall() - total
         if outcome.parts is not None:
-            if lease is None and self._sent == started:
-                taken = f"{total:.6f}"
-                times = f'{_NO_TIME}{taken},"t_total":{taken}'
-            else:
-                times = self._times(lease, now)
             sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))
             runtime.access_log.write(
                 fast_line(outcome.parts, wall, self._request_id, client.log, size, sent, times, sender)

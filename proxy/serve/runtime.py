@@ -12,6 +12,7 @@ from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
 from proxy.rules.limits import ClientRates, limited_network
+from proxy.serve.symptoms import Symptoms
 from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.observe.metrics import Counters
     from proxy.rules.address import Packed
     from proxy.rules.decide import Tables
+    from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
 
@@ -71,6 +73,8 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    cache: AssetCache | None = None
+    symptoms: Symptoms = field(init=False)
     connections: set[Connection] = field(default_factory=set)
     clients: dict[Packed, int] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Runtime:
     def __post_init__(self) -> None:
         limits = self.config.limits
         self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
+        self.symptoms = Symptoms(self)
         self.rates = ClientRates.of(limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:

@@ -30,6 +30,7 @@ from proxy.errors import Violation
 from proxy.message import FramingKind, ResponseHead
 from proxy.rules.forwarded import OWS
 from proxy.rules.forwarding import Kind, classify_request_name, is_managed, response_fields
+from proxy.rules.symptoms import betrays
 from proxy.wire import grammar
 from proxy.wire.heads import render_response
 from proxy.wire.strict import (
@@ -372,7 +373,8 @@ class FastAnswer:
 
 class AnswerReader:
     """Reads answer heads: a head that was seen before (within a second most are equal, Date included) is one
-    look-up. Taken are final answers whose body has a known length."""
+    look-up. Taken are final answers whose body has a known length, and which betray nothing
+    (rules/symptoms.py)."""
 
     def __init__(self, limits: HeadLimits, table: ForwardingTable) -> None:
         self._limits = limits
@@ -410,7 +412,7 @@ class AnswerReader:
             return None
         line, fields, framing = checked.line, checked.fields, checked.framing
         bounded = framing.kind in (FramingKind.LENGTH, FramingKind.NONE)
-        if line.status < 200 or not bounded:
+        if line.status < 200 or not bounded or betrays(line.status, fields):
             return None
         head = ResponseHead(line.status, line.reason, line.minor, fields, framing, checked.close)
         fields = response_fields(

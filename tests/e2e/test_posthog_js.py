@@ -105,6 +105,24 @@ async def test_a_visit(proxy: RunningProxy, posthog: Standin, browser: Browser, 
         assert request.header("origin") == site
 
 
+async def test_the_next_visitor_gets_the_scripts_from_the_cache(
+    proxy: RunningProxy, posthog: Standin, browser: Browser, site: str
+) -> None:
+    for visit in (1, 2):
+        async with opened(browser, f"{site}/shop.html") as tab:  # with a cache of its own
+            await tab.start_posthog(proxy.url, TOKEN)
+            await posthog.wait_for_events(visit, name="$pageview")
+            assert tab.troubles == []
+    assets = [line for line in proxy.access_log(1) if line["route"].startswith(("/static", "/array"))]
+    origins: dict[str, list[str]] = {}
+    for line in assets:
+        origins.setdefault(line["path"], []).append(line["origin"])
+    assert origins["/static/array.js"] == ["upstream", "cache"]
+    assert origins["/array/phc_***/config.js"] == ["upstream", "cache"]
+    asked = [request.target.partition("?")[0] for request in posthog.requests]
+    assert asked.count("/static/array.js") == asked.count(f"/array/{TOKEN}/config.js") == 1
+
+
 async def test_what_is_left_goes_out_as_a_beacon_when_the_page_closes(
     proxy: RunningProxy, posthog: Standin, browser: Browser, site: str
 ) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.config.schema import TcpAddress
 from proxy.serve.connection import State
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.odd_heads import request_heads
 from tests.support.scripted import Scripted, without_ports
 
@@ -234,6 +234,8 @@ other_answers = st.sampled_from(
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: Text/HTML; a=b\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 301 Moved\r\nDate: D\r\nLocation: https://ph.example/e/\r\nContent-Length: 0\r\n\r\n",
     ]
 )
 

@@ -14,7 +14,8 @@ import pytest
 
 from proxy.config.schema import TcpAddress
 from proxy.serve.connection import State
-from proxy.serve.fastexchange import PATIENCE, Stage
+from proxy.serve.fastexchange import PATIENCE
+from proxy.serve.fastrecord import Stage
 from tests.support.fastplay import CLOSING, EVENT, FLAGS, OK, READ, SICK, FastPlay, again, answered
 from tests.unit.test_serve_exchange import heard_request
 
@@ -552,7 +553,7 @@ async def test_between_requests_it_idles_out() -> None:
         b"HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n",
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
         b"HTTP/1.1 400 Bad Request\r\nDate: D\r\nContent-Length: 2\r\n\r\nno",
-        b"HTTP/1.1 413 Too Large\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 500 Oops\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.fastplay import OK, READ, FastPlay, answered
 
 LARGE = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 300000\r\n\r\n" + b"d" * 300_000
