@@ -98,10 +98,12 @@ def stage(load: Load, peers: Sequence[Peer], cores: Cores, descriptors: int) -> 
             core=cores.peer,
             tcp=load.tcp,
             pem=_certificate(folder, cores.load) if load.scheme == "https" else None,
+            cached=load.cached,
         )
         made = Stage(load, cores, folder, file, (LOOPBACK, origin), [])
         for peer in peers:
-            if (load.tcp and not peer.relays) or (setting.pem and not peer.ends_tls):
+            lacks_tls = setting.pem is not None and not peer.ends_tls
+            if (load.tcp and not peer.relays) or lacks_tls or (load.cached and not peer.caches):
                 continue
             running = peer.start(setting)
             stack.enter_context(running.child)

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Sequence
+    import datetime
+    import socket
+    from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config, ListenerConfig
+    from proxy.config.schema import Config, FrontConfig, ListenerConfig
     from proxy.config.sources import Sources
+    from proxy.notify import Notifier
 
 PROGRAM = "posthog-proxy"
 
@@ -34,6 +37,8 @@ _KEY_FLAGS = {
     "listen_tls": ("HOST:PORT", "where to listen for https; may be repeated"),
     "tls.certificate": ("FILE", "PEM file of the certificate and its intermediates"),
     "tls.key": ("FILE", "PEM file of its private key"),
+    "preset": ("NAME", "where PostHog runs: posthog-cloud-us, posthog-cloud-eu, self-hosted or hobby"),
+    "behind": ("LIST", "what stands in front: cloudflare, aws-alb, aws-nlb, gcp, nginx, private, addresses"),
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
@@ -134,14 +139,25 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     """Read the configuration; print every problem on a line of its own and return ``None`` if it is wrong."""
     from proxy.config.sources import Sources
     from proxy.errors import ConfigError
+    from proxy.rules.decide import Tables
 
     try:
         sources = Sources(options.config, _flags(options)).fetch()
-        return sources, sources.load(os.environ)
+        loaded = sources.load(os.environ, _today())
+        Tables.of(loaded.config)  # finds the routes and aliases that cannot be
+        return sources, loaded
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return None
+
+
+def _today() -> datetime.date:
+    import datetime
+
+    from proxy.clock import Clock
+
+    return datetime.datetime.fromtimestamp(Clock().wall(), datetime.UTC).date()
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,10 +198,32 @@ def _summary(config: Config) -> list[str]:
     trusted += [f"{trust.hops} hops"] * (trust.hops > 0)
     lines = [f"listen: {', '.join(map(_entrance, configured_listeners(config)))}"]
     lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
-    lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
+    lines += [
+        f"route {route.path}: {route.upstream or 'default'}"
+        + (f", without {route.strip}" if route.strip else "")
+        for route in config.routes
+    ]
+    if config.aliases.prefix:
+        lines.append(
+            f"alias {config.aliases.prefix}/*: {'every' if config.aliases.app else 'every public'} path"
+        )
+    lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
+    lines += [f"front {_front(front)}" for front in config.fronts]
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
+
+
+def _front(front: FrontConfig) -> str:
+    """A front's networks and what it does besides appending to the chain."""
+    first, *more = map(str, front.networks)
+    name = f"{first} and {len(more)} more networks" if more else first
+    if front.proxy_protocol:
+        return f"{name}: speaks the PROXY protocol"
+    says = (
+        f"names the client in {front.client_header}" if front.client_header else "appends to X-Forwarded-For"
+    )
+    return f"{name}: {says}" + (", then its own address" if front.own_address else "")
 
 
 def _entrance(listener: ListenerConfig) -> str:
@@ -204,22 +242,27 @@ def _run(options: argparse.Namespace) -> int:
     if loaded.config.log.errors != "stderr":  # the error log says them too
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    from proxy.notify import Notifier, inherited_sockets
     from proxy.workers import worker_count
 
+    notifier, given = Notifier.from_environment(os.environ), inherited_sockets(os.environ)
     if worker_count(loaded.config) > 1:
-        return _supervise(sources, loaded)
+        return _supervise(sources, loaded, notifier, given)
     from proxy.service import serve
 
     def reload() -> Loaded:
         return sources.fetch().load(os.environ)
 
-    return run_until_stopped(serve(loaded.config, loaded.warnings, reload=reload))
+    return run_until_stopped(
+        serve(loaded.config, loaded.warnings, reload=reload, notifier=notifier, given=given)
+    )
 
 
-def _supervise(sources: Sources, loaded: Loaded) -> int:
+def _supervise(sources: Sources, loaded: Loaded, notifier: Notifier, given: Collection[socket.socket]) -> int:
     from proxy.workers.parent import Supervisor
 
-    return _exit_status(lambda: Supervisor(sources, loaded, os.environ).run())
+    supervisor = Supervisor(sources, loaded, os.environ, notifier=notifier, given=given)
+    return _exit_status(supervisor.run)
 
 
 def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:

@@ -30,6 +30,7 @@ from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
+from proxy.serve.cached import AssetCache
 from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
 
@@ -108,6 +109,8 @@ class Proxy:
             from proxy.net.certificates import ServerTls  # not in the memory of those without TLS
 
             self._runtime.tls = ServerTls(config, clock, self.counters, self._runtime.error)
+        if config.cache.enabled:
+            self._runtime.cache = AssetCache(config.cache, self._deadlines)
         if config.fast_path:
             self._runtime.fast = FastPath(self._runtime)
         self._given = listeners is not None
@@ -285,6 +288,9 @@ class Proxy:
             pool.count(now)
         if self._runtime.tls is not None:
             self._runtime.tls.watch()
+        self._runtime.symptoms.sweep(now)
+        if self._runtime.cache is not None:
+            self._runtime.cache.count(self.counters)
         self._access_log.flush()
         self._error_log.flush()
 

@@ -47,6 +47,7 @@ class Setting:
     tcp: bool = False
     pem: Path | None = None
     """Certificate and key of proxies that are to end TLS."""
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Running:
 class Peer(Protocol):
     """A proxy that can be started. ``programs`` are what it needs on the path; ``relays``: it can relay
     bytes as it is installed (nginx needs a module for that, and so does Caddy); ``ends_tls``: for clients
-    that name no host, as the generator is one (Caddy refuses those)."""
+    that name no host, as the generator is one (Caddy refuses those); ``caches``: it has a cache that takes
+    scripts (HAProxy's takes less, Caddy has none)."""
 
     @property
     def name(self) -> str: ...
@@ -83,11 +85,22 @@ class Peer(Protocol):
     @property
     def ends_tls(self) -> bool: ...
 
+    @property
+    def caches(self) -> bool: ...
+
     def version(self) -> list[str | Path]:
         """The command that prints its version."""
 
     def start(self, setting: Setting) -> Running:
         """Start it. Raises ``StartError`` when it does not come up; the caller ends it."""
+
+
+NGINX_CACHE = (
+    "proxy_cache_path nginx-cache keys_zone=assets:10m max_size=64m; proxy_cache assets; "
+    "proxy_cache_lock on; "
+    "proxy_cache_key $proxy_host$http_host$request_uri; sendfile on; tcp_nopush on; "
+    "open_file_cache max=1000 inactive=1h;"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,7 @@ class Nginx:
     programs: tuple[str, ...] = ("nginx",)
     relays: bool = False
     ends_tls: bool = True
+    caches: bool = True
 
     def version(self) -> list[str | Path]:
         return ["nginx", "-v"]
@@ -111,6 +125,7 @@ class Nginx:
             "pair": f"ssl_certificate {setting.pem}; ssl_certificate_key {setting.pem};"
             if setting.pem
             else "",
+            "cache": NGINX_CACHE if setting.cached else "",
         }
         return _start(self.name, setting, "nginx.conf", ["nginx", "-p", str(setting.folder), "-c"], values)
 
@@ -121,6 +136,7 @@ class HAProxy:
     programs: tuple[str, ...] = ("haproxy",)
     relays: bool = True
     ends_tls: bool = True
+    caches: bool = False
 
     def version(self) -> list[str | Path]:
         return ["haproxy", "-v"]
@@ -150,6 +166,7 @@ class Caddy:
     programs: tuple[str, ...] = ("caddy",)
     relays: bool = False
     ends_tls: bool = False
+    caches: bool = False
 
     def version(self) -> list[str | Path]:
         return ["caddy", "version"]
@@ -227,6 +244,7 @@ class Ours:
     arguments: tuple[str, ...] = ()
     relays: bool = True
     ends_tls: bool = True
+    caches: bool = True
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -240,6 +258,7 @@ class Ours:
         settings = SETTINGS | {
             "limits.connections": setting.clients,
             "limits.connections_per_client": setting.clients,
+            "cache.enabled": str(setting.cached).lower(),
         }
         argv: list[str | Path] = [self.python, "-m", "proxy", "run"]
         if setting.tcp:

@@ -3,7 +3,7 @@
 # ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.declaration import key
@@ -38,9 +38,15 @@ class ListenerConfig:
 
 
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
-    """Return all listeners: those of the short forms first (``listen``, ``listen_tls``)."""
-    return (
+    """Return all listeners: those of the short forms first (``listen``, ``listen_tls``), then ``listeners``.
+    One that names no peers with a PROXY header has those of `[[fronts]]` that speak it."""
+    fronts = tuple(network for front in config.fronts if front.proxy_protocol for network in front.networks)
+    listeners = (
         *(ListenerConfig(address) for address in config.listen),
         *(ListenerConfig(address, tls=True) for address in config.listen_tls),
         *config.listeners,
+    )
+    return tuple(
+        listener if listener.proxy_protocol or not fronts else replace(listener, proxy_protocol=fronts)
+        for listener in listeners
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.message import SDK_CLASSES
 from proxy.rules.access import Denial
 from proxy.rules.certnames import NameTable, host_name
-from proxy.rules.forwarding import claims, effective_proto
+from proxy.rules.claims import claims, effective_proto
 
 if TYPE_CHECKING:
     from collections.abc import Callable

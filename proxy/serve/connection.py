@@ -23,6 +23,7 @@ import asyncio
 import enum
 import socket
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
@@ -34,12 +35,14 @@ from proxy.rules.address import peer_address
 from proxy.rules.announcing import announcement
 from proxy.rules.answers import answer_violation
 from proxy.rules.certnames import subject_text
-from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
-from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
+from proxy.serve.exchange import Begun, Exchange
+from proxy.serve.fastexchange import PATIENCE, FastExchange
+from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
+from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.proxyproto import begins_header
-from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
+from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     from proxy.serve.runtime import Runtime
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NOBODY = Peer(None)
+"""The peer of a connection that is not made yet."""
 
 
 class State(enum.Enum):
@@ -81,7 +86,8 @@ class Connection(Stream):
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
-            read_limit=max(limits.read_buffer, limits.head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(limits.read_buffer, limits.head_bytes + 1),
             write_limit=limits.write_buffer,
         )
         self.runtime = runtime
@@ -90,11 +96,11 @@ class Connection(Stream):
         self._refusal = refusal
         self.state = State.IDLE
         self.due = NEVER
-        self.peer = Peer(None, listener=listener)
+        self.peer = _NOBODY
         self.served = 0
         self.idle_since = 0.0
-        self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self._scanned = 0
+        self._looked_at = 0  # bytes that are just coming and were not for the fast path
         self._head_started = 0.0
         self.head_complete = 0.0
         """The moment at which the running exchange's head was complete."""
@@ -119,13 +125,7 @@ class Connection(Stream):
         super().connection_made(transport)
         runtime = self.runtime
         guest, self._guest = self._guest, None
-        peer = self.peer = _peer_of(
-            self.transport, self.listener, guest.preface if guest else None, runtime.config.tls.strict_sni
-        )
-        named = peer.preface.source_ip if peer.preface is not None else ""
-        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port} {named}"
-        if peer.tls:
-            self.peer_key += f" {peer.client_certificate!r} {peer.certificate_names}"
+        self._know_peer(guest.preface if guest is not None else None)
         runtime.connections.add(self)
         if guest is not None:
             guest.gone()  # it counts as a connection from here on
@@ -146,6 +146,26 @@ class Connection(Stream):
             runtime.counters.reject("connections_per_client")
             self._abort()
 
+    def _know_peer(self, preface: Preface | None) -> None:
+        """Ask the socket, and the handshake if there was one, who is at its other end."""
+        ask, runtime = self.transport.get_extra_info, self.runtime
+        peername, handshake = ask("peername"), ask("ssl_object")
+        ip, port = peer_of(peername)
+        local_ip, local_port = runtime.local_end(self.listener, ask) if ip is not None else (None, 0)
+        tls = handshake is not None
+        self.peer = Peer(ip, port, tls, self.listener, local_port, preface, local_ip)
+        self.peer_key = f"{peername[0] if ip is not None else 'unix'} {tls} {local_port}"
+        if preface is not None:
+            self.peer_key += f" {preface.source_ip}"
+        if tls:
+            certificate, strict = handshake.getpeercert(), runtime.config.tls.strict_sni
+            self.peer = replace(
+                self.peer,
+                client_certificate=subject_text(certificate["subject"]) if certificate else None,
+                certificate_names=handshake.context.names if strict else None,
+            )
+            self.peer_key += f" {self.peer.client_certificate!r} {self.peer.certificate_names}"
+
     def data_received(self, data: bytes) -> None:
         if self.state is State.IDLE and self._fast is not None and not self.received and self._writable:
             now = self.runtime.clock.monotonic()
@@ -157,8 +177,12 @@ class Connection(Stream):
                 if self._fast.stage is Stage.HELD:
                     self.received += data
                     self.due = now + PATIENCE
+                else:
+                    self._fast.go(data, now)
                 return
+            self._looked_at = len(data)
         super().data_received(data)
+        self._looked_at = 0
 
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
@@ -176,7 +200,9 @@ class Connection(Stream):
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
         elif self.state is State.FAST:
-            self._leave_fast(client_gone())
+            assert self._fast is not None
+            if not self._fast.reads_body:
+                self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
@@ -226,19 +252,20 @@ class Connection(Stream):
                 self.due = self._head_started + self.runtime.config.timeouts.head
             end = find_head_end(received, self._scanned)
             if end < 0:
-                violation = over_limit(received, self._head_limits)
+                violation = over_limit(received, self.runtime.head_limits)
                 if violation is not None:
                     raise violation
                 self._scanned = len(received)
                 self.resume()
                 return
-            if not general and self._writable and self._begin_fast():
+            looked_at = general or self._looked_at == len(received)
+            if not looked_at and self._writable and self._begin_fast():
                 return
             if self._refusal is not None:
                 raise self._refusal
             raw = bytes(received[:end])
             del received[:end]
-            head = read_request(raw[leading_blank(raw) :], self._head_limits)
+            head = read_request(raw[leading_blank(raw) :], self.runtime.head_limits)
         except Violation as violation:
             self._refuse(_hinted(violation) if begins_header(raw) else violation)
             return
@@ -250,16 +277,17 @@ class Connection(Stream):
         self.due = NEVER
         self.served += 1
         self._exchange = Exchange(self, head, size, self._head_started, begun)
-        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
-        self.resume()
+        if begun is None or not begun.moving:
+            # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+            self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
 
     # The fast path.
 
     def _begin_fast(self) -> bool:
         """Try it on what has come in pieces."""
-        now = self.runtime.clock.monotonic()
-        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+        now, data = self.runtime.clock.monotonic(), bytes(self.received)
+        if self._fast is None or not self._fast.try_begin(data, self._head_started, now):
             return False
         self.served += 1
         self.head_complete = now
@@ -268,6 +296,7 @@ class Connection(Stream):
             self.due = now + PATIENCE
         else:
             self.received.clear()
+            self._fast.go(data, now)
         self.resume()
         return True
 
@@ -336,6 +365,7 @@ class Connection(Stream):
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""
+        self.send_held()
         self._exchange = None
         if self.lost:
             return
@@ -435,24 +465,3 @@ def _hinted(violation: Violation) -> Violation:
     """The same refusal, for bytes that are a PROXY header where none is expected."""
     hint = "this is a PROXY protocol header, and listeners[].proxy_protocol does not list its sender"
     return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")
-
-
-def _peer_of(transport: asyncio.Transport, listener: str, preface: Preface | None, strict: bool) -> Peer:
-    """Read off the transport who came; ``strict``: Host must be in the certificate that was shown."""
-    ip, port = peer_of(transport.get_extra_info("peername"))
-    local_ip, local_port = peer_of(transport.get_extra_info("sockname"))
-    handshake = transport.get_extra_info("ssl_object")
-    if handshake is None:
-        return Peer(ip, port, False, listener, local_port, preface, local_ip)
-    certificate = handshake.getpeercert()
-    return Peer(
-        ip,
-        port,
-        True,
-        listener,
-        local_port,
-        preface,
-        local_ip,
-        client_certificate=subject_text(certificate["subject"]) if certificate else None,
-        certificate_names=handshake.context.names if strict else None,
-    )

@@ -6,24 +6,31 @@ import itertools
 import secrets
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.net.doorway import peer_of
+from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
+from proxy.rules.limits import ClientRates, limited_network
+from proxy.serve.symptoms import Symptoms
+from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
-    from proxy.message import IPAddress
+    from proxy.message import ClientAddress, IPAddress
     from proxy.net.certificates import ServerTls
     from proxy.net.doorway import Guest
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
     from proxy.observe.metrics import Counters
+    from proxy.rules.address import Packed
     from proxy.rules.decide import Tables
+    from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
     from proxy.serve.passage import Passage
@@ -73,6 +80,8 @@ class Runtime:
     fast: FastPath | None = None
     tls: ServerTls | None = None
     """Where a listener speaks TLS."""
+    cache: AssetCache | None = None
+    symptoms: Symptoms = field(init=False)
     connections: set[Connection] = field(default_factory=set)
     guests: set[Guest] = field(default_factory=set)
     """Sockets that are no connection yet (net/doorway.py)."""
@@ -80,10 +89,22 @@ class Runtime:
     """Connections in tcp mode."""
     copy_buffer: bytearray = field(init=False)
     """What all of them read into (net/bridge.py)."""
-    clients: dict[IPAddress, int] = field(default_factory=dict)
+    clients: dict[Packed, int] = field(default_factory=dict)
+    _announces: bool = field(init=False)
+    ports: dict[str, int] = field(default_factory=dict)
+    """The port of each listener that has had a connection: it is asked for once."""
+    outbox: Outbox = field(default_factory=Outbox)
+    head_limits: HeadLimits = field(init=False)
+    rates: ClientRates | None = field(init=False)
+    """Who has sent how much lately; ``None``: rates are not limited."""
 
     def __post_init__(self) -> None:
-        self.copy_buffer = bytearray(self.config.limits.read_buffer)
+        limits = self.config.limits
+        self.copy_buffer = bytearray(limits.read_buffer)
+        self._announces = any(upstream.proxy_protocol for upstream in self.config.upstreams.values())
+        self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
+        self.symptoms = Symptoms(self)
+        self.rates = ClientRates.of(limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -98,30 +119,51 @@ class Runtime:
         """How many clients there are, whatever they do."""
         return len(self.connections) + len(self.guests) + len(self.passages)
 
+    def local_end(self, listener: str, ask: Callable[[str], Any]) -> tuple[IPAddress | None, int]:
+        """Return where a connection over IP reached us. Its address is asked for only where an upstream is
+        told (``announcement``), its port once a listener."""
+        if self._announces:
+            return peer_of(ask("sockname"))
+        port = self.ports.get(listener)
+        if port is None:
+            port = self.ports[listener] = int(ask("sockname")[1])
+        return None, port
+
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""
         return now if self.retiring else now + self.config.timeouts.keep_alive
 
+    def throttle(self, client: ClientAddress) -> float:
+        """Take a token for one request of ``client``: 0, or the seconds until there is one."""
+        if self.rates is None:
+            return 0.0
+        network = limited_network(client, self.tables.trust)
+        return 0.0 if network is None else self.rates.wait(network, self.clock.monotonic())
+
     def admit_client(self, ip: IPAddress | None) -> bool:
         """Count one more connection of an untrusted client's network; false: it has too many."""
-        limit = self.config.limits.connections_per_client
-        if ip is None or not limit or self.tables.trust.trusts(ip):
+        network = self._counted(ip)
+        if network is None:
             return True
-        network = client_network(ip)
         count = self.clients.get(network, 0)
-        if count >= limit:
+        if count >= self.config.limits.connections_per_client:
             return False
         self.clients[network] = count + 1
         return True
 
     def forget_client(self, ip: IPAddress | None) -> None:
         """Undo a successful ``admit_client``."""
-        limit = self.config.limits.connections_per_client
-        if ip is None or not limit or self.tables.trust.trusts(ip):
+        network = self._counted(ip)
+        if network is None:
             return
-        network = client_network(ip)
         count = self.clients.get(network, 0) - 1
         if count > 0:
             self.clients[network] = count
         else:
             self.clients.pop(network, None)
+
+    def _counted(self, ip: IPAddress | None) -> Packed | None:
+        """The network by whose number of connections a client is limited, if it is."""
+        if ip is None or not self.config.limits.connections_per_client or self.tables.trust.trusts(ip):
+            return None
+        return client_network(ip).packed
