@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Sequence
+    import datetime
+    import socket
+    from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config, ListenerConfig
+    from proxy.config.schema import Config, FrontConfig, ListenerConfig
     from proxy.config.sources import Sources
+    from proxy.notify import Notifier
 
 PROGRAM = "posthog-proxy"
 
@@ -31,6 +34,11 @@ _DESCRIPTION = (
 # Each flag that stands for one key of the configuration, and its help.
 _KEY_FLAGS = {
     "listen": ("HOST:PORT|unix:/PATH", "where to listen; may be repeated, or a list with commas"),
+    "listen_tls": ("HOST:PORT", "where to listen for https; may be repeated"),
+    "tls.certificate": ("FILE", "PEM file of the certificate and its intermediates"),
+    "tls.key": ("FILE", "PEM file of its private key"),
+    "preset": ("NAME", "where PostHog runs: posthog-cloud-us, posthog-cloud-eu, self-hosted or hobby"),
+    "behind": ("LIST", "what stands in front: cloudflare, aws-alb, aws-nlb, gcp, nginx, private, addresses"),
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
@@ -40,6 +48,8 @@ _KEY_FLAGS = {
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
 }
+
+_REPEATED = frozenset({"listen", "listen_tls"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +99,7 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
         "--config", "-c", metavar="FILE", help="TOML file; environment and flags are stronger"
     )
     for key, (metavar, text) in _KEY_FLAGS.items():
-        action = "append" if key == "listen" else "store"
+        action = "append" if key in _REPEATED else "store"
         parser.add_argument(FLAGS[key], dest=key, metavar=metavar, help=text, action=action)
     parser.add_argument(
         "--set",
@@ -140,7 +150,7 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
 
     try:
         sources = Sources(options.config, _flags(options)).fetch()
-        loaded = sources.load(os.environ)
+        loaded = sources.load(os.environ, _today())
         Tables.of(loaded.config)  # the rules may find something wrong, too
         return sources, loaded
     except ConfigError as error:
@@ -149,11 +159,18 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
         return None
 
 
+def _today() -> datetime.date:
+    import datetime
+
+    from proxy.clock import Clock
+
+    return datetime.datetime.fromtimestamp(Clock().wall(), datetime.UTC).date()
+
+
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
     """The flags as dotted keys with their text."""
     flags = {key: getattr(options, key) for key in _KEY_FLAGS if getattr(options, key) is not None}
-    if "listen" in flags:
-        flags["listen"] = ",".join(flags["listen"])
+    flags |= {key: ",".join(flags[key]) for key in _REPEATED & flags.keys()}
     for setting in options.settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -200,10 +217,32 @@ def _summary(config: Config) -> list[str]:
     trusted += [f"{trust.hops} hops"] * (trust.hops > 0)
     lines = [f"listen: {', '.join(map(_entrance, configured_listeners(config)))}"]
     lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
-    lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
+    lines += [
+        f"route {route.path}: {route.upstream or 'default'}"
+        + (f", without {route.strip}" if route.strip else "")
+        for route in config.routes
+    ]
+    if config.aliases.prefix:
+        lines.append(
+            f"alias {config.aliases.prefix}/*: {'every' if config.aliases.app else 'every public'} path"
+        )
+    lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
+    lines += [f"front {_front(front)}" for front in config.fronts]
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
+
+
+def _front(front: FrontConfig) -> str:
+    """A front's networks and what it does besides appending to the chain."""
+    first, *more = map(str, front.networks)
+    name = f"{first} and {len(more)} more networks" if more else first
+    if front.proxy_protocol:
+        return f"{name}: speaks the PROXY protocol"
+    says = (
+        f"names the client in {front.client_header}" if front.client_header else "appends to X-Forwarded-For"
+    )
+    return f"{name}: {says}" + (", then its own address" if front.own_address else "")
 
 
 def _entrance(listener: ListenerConfig) -> str:
@@ -222,22 +261,27 @@ def _run(options: argparse.Namespace) -> int:
     if loaded.config.log.errors != "stderr":  # the error log says them too
         for warning in loaded.warnings:
             print(f"warning: {warning}", file=sys.stderr)
+    from proxy.notify import Notifier, inherited_sockets
     from proxy.workers import worker_count
 
+    notifier, given = Notifier.from_environment(os.environ), inherited_sockets(os.environ)
     if worker_count(loaded.config) > 1:
-        return _supervise(sources, loaded)
+        return _supervise(sources, loaded, notifier, given)
     from proxy.service import serve
 
     def reload() -> Loaded:
         return sources.fetch().load(os.environ)
 
-    return run_until_stopped(serve(loaded.config, loaded.warnings, reload=reload))
+    return run_until_stopped(
+        serve(loaded.config, loaded.warnings, reload=reload, notifier=notifier, given=given)
+    )
 
 
-def _supervise(sources: Sources, loaded: Loaded) -> int:
+def _supervise(sources: Sources, loaded: Loaded, notifier: Notifier, given: Collection[socket.socket]) -> int:
     from proxy.workers.parent import Supervisor
 
-    return _exit_status(lambda: Supervisor(sources, loaded, os.environ).run())
+    supervisor = Supervisor(sources, loaded, os.environ, notifier=notifier, given=given)
+    return _exit_status(supervisor.run)
 
 
 def run_until_stopped(serving: Coroutine[Any, Any, int]) -> int:

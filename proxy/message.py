@@ -7,7 +7,8 @@ clock or knows a configuration: a value is built by the layer that learned it an
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
@@ -104,8 +105,11 @@ class Peer:
     """Who is at the other end of the downstream socket, and how it reached us.
 
     ``ip`` is ``None`` for a Unix socket. ``listener`` is the listener's name for the log,
-    ``local_port`` the port that it was reached at (0 for a Unix socket). ``client_certificate`` names the
-    subject of the certificate that it proved to own in TLS, ``None``: it showed none.
+    ``local_ip`` and ``local_port`` where it reached us (``None`` and 0 for a Unix socket).
+
+    ``client_certificate`` is the subject of the certificate that it has shown, as RFC 4514 writes it, and
+    only if one of the configured authorities vouches for it. ``certificate_names`` are the names in the
+    certificate that it was shown, where Host has to be one of them (`tls.strict_sni`).
     """
 
     ip: IPAddress | None
@@ -114,7 +118,9 @@ class Peer:
     listener: str = ""
     local_port: int = 0
     preface: Preface | None = None
+    local_ip: IPAddress | None = None
     client_certificate: str | None = None
+    certificate_names: tuple[str, ...] | None = None
 
 
 class AddressSource(enum.Enum):
@@ -218,7 +224,8 @@ class Route:
     reused upstream connection died before an answer byte (uuids make a second delivery harmless).
     ``first_byte_timeout`` runs from the end of the held body to the first byte of the answer;
     ``answer_stall_timeout`` is the longest pause inside the answer; ``body_timeout`` the longest
-    whole request body.
+    whole request body. Upstream the target's first ``cut`` bytes are replaced by ``lead``
+    (rules/routing.outgoing_target). ``drop_cookies`` leaves Cookie lines out.
     """
 
     name: str
@@ -234,6 +241,13 @@ class Route:
     spoolable: bool = False
     fast: bool = False
     access: Access = Access.PROTECTED
+    cut: int = 0
+    lead: bytes = b""
+    drop_cookies: bool = False
+
+
+Trail: TypeAlias = Callable[[], tuple[str, ...]]
+"""Makes the sentences of a decision's ``because``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +261,23 @@ class Forward:
     target: bytes
     fields: Fields
     request_id: str
-    because: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     ask: Ask | None = None
+    hsts: bytes = b""
+    """The Strict-Transport-Security of the answer; empty: what the upstream says."""
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer it ourselves. ``reason`` is the machine word for log and counter, ``detail`` the
     sentence for the client; ``close`` ends the connection afterwards (lingering). ``fields`` are lines that
-    the answer has besides (a challenge, a place to sign in); with a ``body``, that stands in place of ours
+    the answer has besides (a challenge, where to go instead); with a ``body``, that stands in place of ours
     and ``fields`` describe it."""
 
     status: int
@@ -267,9 +288,14 @@ class Refuse:
     client: ClientAddress | None = None
     retry_after: int | None = None
     route: Route | None = None
-    because: tuple[str, ...] = ()
     fields: Fields = ()
     body: bytes | None = None
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 Decision: TypeAlias = Forward | Refuse

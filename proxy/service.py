@@ -21,10 +21,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from proxy.clock import Clock
 from proxy.config.load import Loaded
 from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
+from proxy.notify import Notifier
 from proxy.observe.metrics import Counters, flattened
 from proxy.observe.turns import Turns
 from proxy.observe.writer import Logs
@@ -32,13 +34,19 @@ from proxy.server import Proxy
 from proxy.workers import MAX_DRAINING, worker_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Collection
 
     from proxy.config.schema import Config, ListenAddress
 
 
 async def serve(
-    config: Config, warnings: tuple[str, ...] = (), *, reload: Callable[[], Loaded] | None = None
+    config: Config,
+    warnings: tuple[str, ...] = (),
+    *,
+    reload: Callable[[], Loaded] | None = None,
+    notifier: Notifier | None = None,
+    given: Collection[socket.socket] = (),
 ) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code.
 
@@ -47,11 +55,13 @@ async def serve(
     whoever asked for port 0) can read it.
 
     :param reload: reads the configuration again, for SIGHUP; raises ``ConfigError``.
+    :param notifier: hears when it serves, reloads and stops, and that its event loop turns.
+    :param given: listening sockets that exist already.
     :raises OSError: an address cannot be bound, or a log file not opened.
     """
     turns, counters = Turns(), Counters()
-    first = await _Stage.open(Loaded(config, warnings), turns, counters)
-    service = _Service(first, reload, turns, counters)
+    first = await _Stage.open(Loaded(config, warnings), turns, counters, given=given)
+    service = _Service(first, reload, turns, counters, notifier or Notifier())
     try:
         return await service.run()
     finally:
@@ -68,7 +78,12 @@ class _Stage:
 
     @classmethod
     async def open(
-        cls, loaded: Loaded, turns: Turns, counters: Counters, before: Listeners | None = None
+        cls,
+        loaded: Loaded,
+        turns: Turns,
+        counters: Counters,
+        before: Listeners | None = None,
+        given: Collection[socket.socket] = (),
     ) -> Self:
         """Start serving, on the sockets of ``before`` where they are asked for again.
 
@@ -79,6 +94,7 @@ class _Stage:
             (listener.address for listener in configured_listeners(config)),
             backlog=config.limits.backlog,
             kept=before,
+            given=given,
         )
         async with AsyncExitStack() as undo:
             undo.callback(listeners.close, but=before)
@@ -112,12 +128,20 @@ class _Service:
     """Stages and signals. ``None`` among the events: an old stage has ended."""
 
     def __init__(
-        self, first: _Stage, reload: Callable[[], Loaded] | None, turns: Turns, counters: Counters
+        self,
+        first: _Stage,
+        reload: Callable[[], Loaded] | None,
+        turns: Turns,
+        counters: Counters,
+        notifier: Notifier,
     ) -> None:
         self._current = first
         self._reload = reload
         self._turns = turns
         self._counters = counters
+        self._notifier = notifier
+        self._clock = Clock()
+        self._feeding: asyncio.TimerHandle | None = None
         self._old: dict[asyncio.Task[None], _Stage] = {}
         self._events: asyncio.Queue[signal.Signals | None] = asyncio.Queue()
         self._wanted = False
@@ -131,10 +155,23 @@ class _Service:
             loop.add_signal_handler(number, self._events.put_nowait, number)
         try:
             self._current.say_listening()
+            self._notifier.ready(self._status())
+            if self._notifier.interval:
+                self._feed()
             return await self._stop(await self._serve())
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
+            if self._feeding is not None:
+                self._feeding.cancel()
+
+    def _feed(self) -> None:
+        """Tell the watchdog that the event loop turns."""
+        self._notifier.alive()
+        self._feeding = asyncio.get_running_loop().call_later(self._notifier.interval, self._feed)
+
+    def _status(self) -> str:
+        return f"serving on {', '.join(map(str, self._current.listeners.addresses))}"
 
     async def _serve(self) -> signal.Signals:
         """Reload as often as asked to; return the signal that ends it."""
@@ -174,6 +211,11 @@ class _Service:
             self._say(LogLevel.INFO, "reload_waits", draining=len(self._old))
 
     async def _renew(self) -> None:
+        self._notifier.reloading(self._clock)
+        await self._try_to_renew()
+        self._notifier.ready(self._status())
+
+    async def _try_to_renew(self) -> None:
         loaded = self._read()
         if loaded is None:
             return
@@ -206,6 +248,7 @@ class _Service:
 
     async def _stop(self, first: signal.Signals) -> int:
         self._say(LogLevel.INFO, "draining", signal=first.name)
+        self._notifier.stopping("draining")
         loop = asyncio.get_running_loop()
         again = loop.create_task(self._next_stop())
         draining = loop.create_task(self._drain())

@@ -172,6 +172,11 @@ def script(random: Random) -> bytes:
     return _request(f"GET /static/array.js?v={random.randrange(10**6)}", _any_browser(random, None))
 
 
+def cached_script(random: Random) -> bytes:
+    """The same in one of few versions, from pages and browsers that are all different."""
+    return _request(f"GET /static/array.js?v={random.choice(_VERSIONS)}", _any_browser(random, None))
+
+
 def download(random: Random) -> bytes:
     """An export out of the app."""
     target = f"/api/projects/{random.randrange(40)}/exports/{random.randrange(10**6)}/content"
@@ -182,6 +187,11 @@ def replay(random: Random) -> bytes:
     """A large flush of a session recording."""
     body = _compressed(random, REPLAY_BODY)
     return _request(f"POST /s/?{_replay_query(random)}", _any_browser(random, len(body)), body)
+
+
+def large(random: Random) -> bytes:
+    """Much in one direction, or much in the other."""
+    return random.choice((replay, download))(random)
 
 
 def _small_replay(random: Random) -> bytes:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from proxy.config import keys
 from proxy.config.notation import shown
-from proxy.config.schema import Config, ListenerMode, TcpAddress, UnixAddress, configured_listeners
+from proxy.config.presets import BUILT_IN
+from proxy.config.schema import (
+    ClientAuth,
+    Config,
+    ListenerMode,
+    TcpAddress,
+    UnixAddress,
+    configured_certificates,
+    configured_listeners,
+)
 from proxy.errors import Problem
 
 if TYPE_CHECKING:
@@ -38,7 +47,7 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (_trust, _order, _tls, _listeners, _loops, _certificates)
+    checks = (_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases, _certificates)
     found = [problem for check in checks for problem in check(config, given)]
     named = (_routes, _entrances, _forward_auth)
     return [*found, *(problem for check in named for problem in check(config, given, upstreams))]
@@ -52,6 +61,8 @@ def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     }
     first, *others = [path for path, used in ways.items() if used] or [""]
     for other in others:
+        if other not in given:  # its networks are those of the fronts
+            other = "behind" if config.behind else "fronts"
         yield _conflict(given, first, other, "they are different ways to say whom to believe; keep one")
 
 
@@ -62,13 +73,41 @@ def _order(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
             yield _about(given, low, given[low].shown, f"must not exceed {text}")
 
 
+def _server_tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    tls = config.tls
+    if not configured_certificates(config):
+        for path, speaks in _tls_listeners(config):
+            if speaks:
+                allowed = "needs a certificate: give tls.certificate (--tls-cert) or [[certificates]]"
+                yield _about(given, path, "true" if "[" in path else given[path].shown, allowed)
+    if tls.key and not tls.certificate:
+        cure = "is a key without its certificate; give tls.certificate (--tls-cert) too"
+        yield _about(given, "tls.key", given["tls.key"].shown, cure)
+    if tls.client_auth is not ClientAuth.OFF and not tls.client_ca:
+        allowed = "needs tls.client_ca: the authorities that clients' certificates are checked against"
+        yield _about(given, "tls.client_auth", shown(tls.client_auth.value), allowed)
+    if tls.client_ca and tls.client_auth is ClientAuth.OFF:
+        allowed = 'is never read while tls.client_auth is "off"; make it "optional" or "required"'
+        yield _about(given, "tls.client_ca", shown(tls.client_ca), allowed)
+
+
+def _tls_listeners(config: Config) -> Iterator[tuple[str, bool]]:
+    """Every place that can ask for TLS, and whether it does."""
+    yield "listen_tls", bool(config.listen_tls)
+    for number, listener in enumerate(config.listeners):
+        yield f"listeners[{number}].tls", listener.tls
+
+
 def _tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     for name, upstream in config.upstreams.items():
         prefix = f"upstreams.{name}"
         if upstream.ca_file and upstream.insecure:
             cure = "nothing is checked against an authority where nothing is verified; keep one"
             yield _conflict(given, f"{prefix}.insecure", f"{prefix}.ca_file", cure)
-        for word in ("ca_file", "server_name", "insecure"):
+        if upstream.client_key and not upstream.client_cert:
+            cure = "a key without its certificate; give client_cert, or remove it"
+            yield _about(given, f"{prefix}.client_key", given[f"{prefix}.client_key"].shown, cure)
+        for word in ("ca_file", "server_name", "insecure", "client_cert"):
             if getattr(upstream, word) and not upstream.url.tls:
                 cure = "it only means something for an https upstream"
                 yield _conflict(given, f"{prefix}.{word}", f"{prefix}.url", cure)
@@ -79,7 +118,8 @@ def _listeners(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem
     fixed = [address for address in addresses if isinstance(address, UnixAddress) or address.port != 0]
     for address, count in Counter(fixed).items():
         if count > 1:
-            path = "listen" if address in config.listen else "listeners"
+            places = {"listen": config.listen, "listen_tls": config.listen_tls}
+            path = next((path for path, listed in places.items() if address in listed), "listeners")
             yield _about(given, path, shown(str(address)), "is given more than once")
 
 
@@ -138,6 +178,9 @@ def _certificates(config: Config, given: Mapping[str, Setting]) -> Iterator[Prob
     if config.access.client_certificate and not any(one.tls for one in configured_listeners(config)):
         allowed = "no listener speaks TLS, so no client could show one and every protected path were closed"
         yield _about(given, "access.client_certificate", "true", allowed)
+    elif config.access.client_certificate and config.tls.client_auth is ClientAuth.OFF:
+        allowed = 'needs tls.client_auth = "optional" or "required": no client is asked for a certificate'
+        yield _about(given, "access.client_certificate", "true", allowed)
 
 
 def _forward_auth(
@@ -151,6 +194,41 @@ def _forward_auth(
         if path.startswith("access.forward_auth_"):
             allowed = "only means something with access.forward_auth"
             yield _about(given, path, given[path].shown, allowed)
+
+
+def _strips(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    where = given["routes"].where if "routes" in given else ""
+    for index, route in enumerate(config.routes):
+        if route.strip and not (route.path or "").startswith(f"{route.strip}/"):
+            allowed = f"must be the beginning of routes[{index}].path, before a /"
+            yield Problem(f"routes[{index}].strip", shown(route.strip), allowed, where)
+
+
+def _aliases(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    """Names that hide PostHog's own paths, or that stand twice."""
+    own = [preset.path.removesuffix("/*") for preset in BUILT_IN]
+    prefix = config.aliases.prefix
+    if prefix and _first_segment(prefix) in {_first_segment(path) for path in own}:
+        allowed = f"hides PostHog's own {_first_segment(prefix)}; take a name that is not PostHog's"
+        yield _about(given, "aliases.prefix", shown(prefix), allowed)
+    seen: set[str] = set()
+    for alias in config.aliases.paths:
+        name = alias.path.removesuffix("/")
+        if name in own:
+            allowed = "has a name that is PostHog's own; take another"
+        elif name in seen:
+            allowed = "has a name that another one has"
+        elif prefix and f"{name}/".startswith(f"{prefix}/"):
+            allowed = "has a name below aliases.prefix, where it can never be asked for; take another"
+        else:
+            allowed = ""
+        if allowed:
+            yield _about(given, "aliases.paths", shown(str(alias)), allowed)
+        seen.add(name)
+
+
+def _first_segment(path: str) -> str:
+    return "/" + path.split("/")[1]
 
 
 def _missing(path: str, name: str, upstreams: Collection[str], where: str) -> Iterator[Problem]:
@@ -189,7 +267,13 @@ def value_at(config: Config, path: str) -> float:
 
 def advice(config: Config) -> list[str]:
     """Return a warning for every setting that works, but hardly as it was meant."""
-    return [*_insecure(config), *_unread(config.trust), *_redirect_loop(config)]
+    return [
+        *_insecure(config),
+        *_everybody(config.trust),
+        *_unread(config.trust),
+        *_unused_tls(config),
+        *_redirect_loop(config),
+    ]
 
 
 def trusts_somebody(trust: TrustConfig) -> bool:
@@ -206,6 +290,15 @@ def _insecure(config: Config) -> Iterator[str]:
             )
 
 
+def _everybody(trust: TrustConfig) -> Iterator[str]:
+    if trust.all:
+        yield (
+            "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address, scheme and "
+            "host that PostHog sees, so address blocks, rate limits and locations hold for nobody; name what "
+            'stands in front instead: behind = "nginx", "aws-alb", "cloudflare" or its addresses'
+        )
+
+
 def _unread(trust: TrustConfig) -> Iterator[str]:
     if trusts_somebody(trust):
         return
@@ -217,11 +310,29 @@ def _unread(trust: TrustConfig) -> Iterator[str]:
             )
 
 
+def _unused_tls(config: Config) -> Iterator[str]:
+    if _ends_tls(config):
+        return
+    if configured_certificates(config):
+        yield "certificates are given, but no listener speaks TLS: give listen_tls (--listen-tls)"
+    if config.tls.redirect_https and not trusts_somebody(config.trust):
+        yield (
+            "tls.redirect_https = true, while no listener speaks TLS and no proxy is trusted: nobody can "
+            "come by https here, so every page is redirected for ever; give listen_tls, or list the proxy "
+            "that ends TLS in trust.proxies"
+        )
+
+
+def _ends_tls(config: Config) -> bool:
+    return any(listener.tls for listener in configured_listeners(config))
+
+
 def _redirect_loop(config: Config) -> Iterator[str]:
     """PostHog fact: with SECURE_SSL_REDIRECT its Django answers 301 unless X-Forwarded-Proto says https.
     An https upstream has a proxy of its own to say so."""
     plain = not config.upstreams["default"].url.tls
-    if config.posthog.secure_ssl_redirect and plain and not trusts_somebody(config.trust):
+    unsaid = not trusts_somebody(config.trust) and not _ends_tls(config)
+    if config.posthog.secure_ssl_redirect and plain and unsaid:
         yield (
             "posthog.secure_ssl_redirect = true while no proxy is trusted: nobody can say that a client came "
             "by https, so PostHog redirects every page for ever; list the proxy that ends TLS in "

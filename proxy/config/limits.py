@@ -142,6 +142,21 @@ class LimitsConfig:
         doc="Connections of one untrusted client address (IPv6 by /64); 0: no limit. Above: closed at once.",
         why="Browsers open 6 to a host; whole offices share one address.",
     )
+    rate_per_client: float = key(
+        0.0,
+        unit="requests/s",
+        minimum=0,
+        doc="Forwarded requests of one client address (IPv6 by /64) on all paths together; above: 429. "
+        "0: no limit. A trusted proxy is not limited, the clients that it names are.",
+        why="nginx, HAProxy and Envoy have none by default: SDKs drop what is answered 429.",
+    )
+    rate_burst: int = key(
+        100,
+        unit="requests",
+        minimum=1,
+        doc="Requests that a client may send at once before rate_per_client holds.",
+        why="A page of PostHog's app asks for dozens of things at a time.",
+    )
     requests_per_connection: int = key(
         10_000,
         unit="requests",
@@ -176,6 +191,13 @@ class TimeoutsConfig:
         minimum=0.1,
         doc="Whole request head, from its first byte.",
         why="A per-read timer lets one byte per interval live for ever.",
+    )
+    proxy_protocol: float = key(
+        5.0,
+        unit="s",
+        minimum=0.1,
+        doc="PROXY protocol header, and on a TLS listener the first byte, from the connection's begin.",
+        why="The protocol's text asks for at least 3: one lost packet is sent again by then.",
     )
     body_stall: float = key(
         30.0,
@@ -213,6 +235,13 @@ class TimeoutsConfig:
         doc="Time before body_min_rate is judged.",
         why="A slow start is no slow body.",
     )
+    tls_handshake: float = key(
+        10.0,
+        unit="s",
+        minimum=0.1,
+        doc="TLS handshake of a client.",
+        why="Two round trips; asyncio and hypercorn 60.",
+    )
     write_stall: float = key(
         60.0,
         unit="s",
@@ -238,7 +267,7 @@ class TimeoutsConfig:
         3.0,
         unit="s",
         minimum=0.1,
-        doc="Connecting to an upstream, TLS included.",
+        doc="Connecting to an upstream, TLS included; in tcp mode too.",
         why="Caddy 3, Envoy 5; one lost packet costs 1.",
     )
     connect_flags: float = key(
@@ -284,6 +313,13 @@ class TimeoutsConfig:
     )
     upgraded_idle: float = key(
         3600.0, unit="s", minimum=0.1, doc="Idle WebSocket.", why="HAProxy's advice for timeout tunnel."
+    )
+    tcp_idle: float = key(
+        3600.0,
+        unit="s",
+        minimum=0.1,
+        doc="tcp mode: longest time without a byte in either direction.",
+        why="HAProxy's advice for timeout tunnel; whoever is silent for longer sends keepalives.",
     )
     linger: float = key(
         5.0,

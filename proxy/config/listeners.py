@@ -1,9 +1,9 @@
-"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short form `listen`."""
+"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short forms of it."""
 
 # ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.declaration import key
@@ -29,7 +29,7 @@ class ListenerConfig:
     proxy_protocol: tuple[IPNetwork, ...] = key(
         (),
         doc="Peers that must begin each connection with a PROXY protocol header (v1 or v2), which then names "
-        "the client; all others must not.",
+        "the client; all others must not. Peers on a Unix socket have no address: any entry means them all.",
         why="Whoever may send it chooses the address that is believed; so nobody does unless listed.",
     )
     upstream: str = key(
@@ -38,5 +38,15 @@ class ListenerConfig:
 
 
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
-    """Return all listeners: those of the short form ``listen`` first, then ``listeners``."""
-    return (*(ListenerConfig(address) for address in config.listen), *config.listeners)
+    """Return all listeners: those of the short forms first (``listen``, ``listen_tls``), then ``listeners``.
+    One that names no peers with a PROXY header has those of `[[fronts]]` that speak it."""
+    fronts = tuple(network for front in config.fronts if front.proxy_protocol for network in front.networks)
+    listeners = (
+        *(ListenerConfig(address) for address in config.listen),
+        *(ListenerConfig(address, tls=True) for address in config.listen_tls),
+        *config.listeners,
+    )
+    return tuple(
+        listener if listener.proxy_protocol or not fronts else replace(listener, proxy_protocol=fronts)
+        for listener in listeners
+    )

@@ -1,8 +1,9 @@
-"""Everything an operator said, made into one ``Config``: file < environment < flags.
+"""Everything an operator said, made into one ``Config``: preset < file < environment < flags.
 
 ::
 
-    file ─────────────┐
+    preset ───────────┐
+    file ─────────────┤
     PostHog's names ──┤ Reading each ─▶ strongest value of each key ─▶ Config ─▶ contradictions, advice
     POSTHOG_PROXY_* ──┤
     flags ────────────┘
@@ -18,22 +19,30 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from proxy.config import environment, keys
+from proxy.clock import Clock
+from proxy.config import environment, expansion, fronts, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.htpasswd import HtpasswdError, read_htpasswd
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
-from proxy.config.schema import Config, TcpAddress, UpstreamConfig
+from proxy.config.schema import Config, TcpAddress, UpstreamConfig, configured_certificates
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Mapping
 
+    from proxy.config.fronts import Known
     from proxy.config.reading import Setting
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "listen": "--listen",
+        "listen_tls": "--listen-tls",
+        "tls.certificate": "--tls-cert",
+        "tls.key": "--tls-key",
+        "preset": "--preset",
+        "behind": "--behind",
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
@@ -71,12 +80,14 @@ def load_config(
     flags: Mapping[str, Any] = _NOTHING,
     *,
     toml: bytes | None = None,
+    today: datetime.date | None = None,
 ) -> Loaded:
     """Read a configuration from a TOML file, environment variables and flags, each stronger than the last.
 
     ``environ`` is a whole environment; variables that concern nobody here are ignored. ``flags`` are by
     dotted key (``timeouts.head``), their values text or typed. ``toml`` is what ``fetch_file`` has read from
-    the file already. Raises ``ConfigError``.
+    the file already. ``today`` is what the age of shipped networks is measured by (``None``: not at all).
+    Raises ``ConfigError``.
     """
     file = Reading()
     if toml_path is not None:
@@ -87,8 +98,10 @@ def load_config(
     for path, value in flags.items():
         flag.take(path, value, FLAGS.get(path, "--set"), textual=True)
     environment.read_own(environ, [*file.upstreams, *flag.upstreams], own)
-    config = _combine([file, posthog, own, flag])
-    return Loaded(config, (*warnings, *environment.posthog_advice(environ, config), *advice(config)))
+    config, known, about_files = _combine([file, posthog, own, flag])
+    about_posthog = environment.posthog_advice(environ, config)
+    warnings += [*about_posthog, *advice(config), *_stale(known, today), *about_files]
+    return Loaded(config, tuple(warnings))
 
 
 def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loaded:
@@ -96,8 +109,8 @@ def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loa
     proxy. ``where`` names the source in errors. Raises ``ConfigError``."""
     reading = Reading()
     reading.take_mapping(mapping, where)
-    config = _combine([reading])
-    return Loaded(config, tuple(advice(config)))
+    config, _, about_files = _combine([reading])
+    return Loaded(config, (*advice(config), *about_files))
 
 
 def fetch_file(path: str) -> bytes:
@@ -128,8 +141,12 @@ def _unusable(path: str, allowed: str) -> ConfigError:
     return ConfigError(Problem("file", shown(path), allowed))
 
 
-def _combine(readings: list[Reading]) -> Config:
-    """Take the strongest value of each key, weakest reading first; raise ``ConfigError`` on any problem."""
+def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tuple[str, ...]]:
+    """Take the strongest value of each key, weakest reading first, and write out what `preset` and `behind`
+    stand for; return the words of `behind` too, and warnings about files. Raises ``ConfigError`` on any
+    problem."""
+    preset = expansion.preset_reading(readings)
+    readings = [preset, *readings]
     problems: list[Problem] = []
     given: dict[str, Setting] = {}
     attempted: set[str] = set()
@@ -140,14 +157,57 @@ def _combine(readings: list[Reading]) -> Config:
         given |= reading.settings
         attempted |= reading.attempted
         upstreams |= reading.upstreams
+    expansion.merge_routes(given, preset)
     problems += _missing_urls(upstreams, attempted)
     config = _give_way(_build(given, upstreams), given)
+    ranges = _ranges(config, given, problems)
+    config, known = expansion.with_fronts(config, given, ranges, problems)
     problems += contradictions(config, given, upstreams)
-    problems += _unreadable_authorities(config, given)
     problems += _unreadable_passwords(config, given)
+    warnings: tuple[str, ...] = ()
+    if _names_files(config):
+        from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
+
+        judgement = judge_files(config, given, Clock().wall())
+        problems += judgement.problems
+        warnings = judgement.warnings
     if problems:
         raise ConfigError(*problems)
-    return config
+    return config, known, warnings
+
+
+def _names_files(config: Config) -> bool:
+    """Whether any PEM file has to be read."""
+    upstreams = config.upstreams.values()
+    return bool(
+        configured_certificates(config)
+        or config.tls.client_ca
+        or any(upstream.ca_file or upstream.client_cert for upstream in upstreams)
+    )
+
+
+def _ranges(config: Config, given: Mapping[str, Setting], problems: list[Problem]) -> Mapping[str, Known]:
+    """What the words of `behind` mean: as shipped, or as `trust.ranges_file` has them."""
+    if not config.behind:
+        return {}
+    path = config.trust.ranges_file
+    try:
+        own = fronts.read_ranges(_parse(fetch_file(path), path)) if path else {}
+    except ConfigError as error:
+        problems += error.problems
+        return fronts.shipped()
+    except ValueError as error:
+        setting = given["trust.ranges_file"]
+        problems.append(Problem(setting.said, shown(path), printable(str(error)), setting.where))
+        return fronts.shipped()
+    return {**fronts.shipped(), **own}
+
+
+def _stale(known: Mapping[str, Known], today: datetime.date | None) -> list[str]:
+    if today is None:
+        return []
+    warnings = [fronts.staleness(word, entry, today) for word, entry in known.items()]
+    return [warning for warning in warnings if warning is not None]
 
 
 def _missing_urls(upstreams: Mapping[str, str], attempted: set[str]) -> list[Problem]:
@@ -176,8 +236,9 @@ def _build(given: Mapping[str, Setting], upstreams: Mapping[str, str]) -> Config
     }
     parts = {name: table(**values(f"{name}.", table)) for name, table in keys.sections().items()}
     root = values("", Config)
-    if "listeners" in root:
+    if "listeners" in root or root.get("listen_tls"):
         root.setdefault("listen", ())  # the default address is for those who say none
+    if "listeners" in root:
         root["listeners"] = tuple(map(_numbered, root["listeners"]))
     return Config(**root, **parts, upstreams=MappingProxyType(tables))
 
@@ -198,17 +259,6 @@ def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:
     return config
 
 
-def _unreadable_authorities(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
-    """Find every ``ca_file`` that cannot be read or has no certificate in it."""
-    problems = []
-    for name, upstream in config.upstreams.items():
-        failure = _authorities_failure(upstream.ca_file) if upstream.ca_file else None
-        if failure is not None:
-            setting = given[f"upstreams.{name}.ca_file"]
-            problems.append(Problem(setting.said, shown(upstream.ca_file), failure, setting.where))
-    return problems
-
-
 def _unreadable_passwords(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
     """Find out whether the file of users can be used."""
     path = config.access.basic_auth_file
@@ -220,18 +270,3 @@ def _unreadable_passwords(config: Config, given: Mapping[str, Setting]) -> list[
         setting = given["access.basic_auth_file"]
         return [Problem(setting.said, shown(path), str(error), setting.where)]
     return []
-
-
-def _authorities_failure(path: str) -> str | None:
-    import ssl  # only this needs it
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        return "must be a PEM file with certificates; it holds none that can be read"
-    except OSError as error:
-        return f"must be readable: {error.strerror}"
-    if context.cert_store_stats()["x509"] == 0:
-        return "must be a PEM file with certificates; it holds none"
-    return None

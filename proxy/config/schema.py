@@ -14,13 +14,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.config.access import AccessConfig
+from proxy.config.aliases import AliasesConfig
+from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
+from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
+from proxy.config.tls import CertificateConfig, TlsConfig, configured_certificates
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
+    Alias,
     Auto,
     ChainMode,
+    ClientAuth,
+    Deployment,
     HostPolicy,
     IPNetwork,
     ListenAddress,
@@ -29,6 +36,7 @@ from proxy.config.values import (
     LogLevel,
     Satisfy,
     TcpAddress,
+    TlsVersion,
     UnixAddress,
     UpstreamUrl,
 )
@@ -38,10 +46,17 @@ __all__ = [
     "KIB",
     "MIB",
     "AccessConfig",
+    "Alias",
+    "AliasesConfig",
     "Auto",
+    "CacheConfig",
+    "CertificateConfig",
     "ChainMode",
+    "ClientAuth",
     "Config",
+    "Deployment",
     "ForwardingConfig",
+    "FrontConfig",
     "HealthConfig",
     "HostPolicy",
     "IPNetwork",
@@ -58,10 +73,13 @@ __all__ = [
     "Satisfy",
     "TcpAddress",
     "TimeoutsConfig",
+    "TlsConfig",
+    "TlsVersion",
     "TrustConfig",
     "UnixAddress",
     "UpstreamConfig",
     "UpstreamUrl",
+    "configured_certificates",
     "configured_listeners",
 ]
 
@@ -86,6 +104,12 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    strip: str = key(
+        "",
+        form="path",
+        doc="Beginning of `path` that is left out of what the upstream is sent; before a `/`.",
+        why="PostHog's livestream service serves /livestream/* without that prefix.",
+    )
     access: Access | None = key(
         None,
         doc="Who may ask for the path, whatever its class. `public`: everybody. `bearer`: whoever has an "
@@ -133,6 +157,13 @@ class TrustConfig:
         doc="A header in which a trusted peer names the client, such as CF-Connecting-IP.",
         why="Any client can send it; only a CDN that overwrites it makes it true.",
     )
+    ranges_file: str = key(
+        "",
+        form="file",
+        doc="TOML file that replaces or adds to what `behind` knows, in the form of "
+        "proxy/config/data/fronts.toml.",
+        why="Networks of CDNs change more often than a release comes.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +185,11 @@ class ForwardingConfig:
         False,
         doc="Add a Via line to requests and answers.",
         why="Nothing at PostHog reads it, and nginx does not compress for a request that has it.",
+    )
+    drop_ingest_cookies: bool = key(
+        False,
+        doc="Leave Cookie lines out of what goes to event endpoints.",
+        why="Ingestion reads none; a proxy on the site's own host gets all of the site's.",
     )
     allow_names: tuple[str, ...] = key(
         (),
@@ -208,7 +244,21 @@ class Config:
         (TcpAddress("127.0.0.1", 8000),),
         minimum=0,
         doc="Where to listen for plain HTTP: HOST:PORT (port 0: any free one) or unix:/path; several "
-        "allowed. The default holds only where there are no `[[listeners]]`.",
+        "allowed. The default holds only where there are neither `listen_tls` nor `[[listeners]]`.",
+    )
+    listen_tls: tuple[ListenAddress, ...] = key(
+        (), doc="Where to listen for https, with `tls.certificate` or `[[certificates]]`; several allowed."
+    )
+    preset: Deployment | None = key(
+        None,
+        doc="Where PostHog runs: gives upstreams and routes, which single keys can still change.",
+        why="The tables of PostHog's own recipes, without their flaws.",
+    )
+    behind: tuple[str, ...] = key(
+        (),
+        form="front",
+        doc="What stands in front of this proxy; several allowed. Gives `trust.proxies` and `[[fronts]]`.",
+        why="Whose word is believed depends on who is there; nobody, unless said.",
     )
     upstream: UpstreamUrl | None = key(None, doc="Short for the url of the upstream called `default`.")
     fast_path: bool = key(
@@ -229,13 +279,18 @@ class Config:
         {}, doc="Upstreams by name; `default` takes what no route sends elsewhere."
     )
     routes: tuple[RouteConfig, ...] = key((), doc="Paths that go elsewhere.")
+    fronts: tuple[FrontConfig, ...] = key((), doc="Proxies in front, and how each names the client.")
     listeners: tuple[ListenerConfig, ...] = key((), doc="Addresses that speak more than plain HTTP.")
+    certificates: tuple[CertificateConfig, ...] = key((), doc="What TLS listeners show.")
     trust: TrustConfig = key(TrustConfig(), doc="Whose word about the client is believed.")
     forwarding: ForwardingConfig = key(ForwardingConfig(), doc="What is said upstream about the client.")
+    aliases: AliasesConfig = key(AliasesConfig(), doc="Other names for PostHog's paths.")
     access: AccessConfig = key(AccessConfig(), doc="Who may ask for what.")
+    tls: TlsConfig = key(TlsConfig(), doc="TLS towards clients.")
     posthog: PosthogConfig = key(PosthogConfig(), doc="What PostHog was told.")
     limits: LimitsConfig = key(LimitsConfig(), doc="Sizes and counts.")
     timeouts: TimeoutsConfig = key(TimeoutsConfig(), doc="Time-outs.")
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
+    cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     log: LogConfig = key(LogConfig(), doc="Logs.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.config.load import fetch_file, load_config
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Mapping
     from typing import Self
 
@@ -32,9 +33,9 @@ class Sources:
         """Return the same with the file's content of now. Raises ``ConfigError`` if it cannot be read."""
         return self if self.toml_path is None else replace(self, toml=fetch_file(self.toml_path))
 
-    def load(self, environ: Mapping[str, str]) -> Loaded:
-        """Read the configuration. Raises ``ConfigError``."""
-        return load_config(self.toml_path, environ, self.flags, toml=self.toml)
+    def load(self, environ: Mapping[str, str], today: datetime.date | None = None) -> Loaded:
+        """Read the configuration; ``today`` as in ``load_config``. Raises ``ConfigError``."""
+        return load_config(self.toml_path, environ, self.flags, toml=self.toml, today=today)
 
     def pack(self) -> bytes:
         """Write it as JSON. The content must be UTF-8, as TOML is: ``load`` tells."""

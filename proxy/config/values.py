@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
@@ -66,11 +66,45 @@ class Auto(enum.Enum):
     AUTO = "auto"
 
 
+class Deployment(enum.Enum):
+    """Where PostHog runs: what `preset` can say (deployments.py)."""
+
+    CLOUD_US = "posthog-cloud-us"
+    CLOUD_EU = "posthog-cloud-eu"
+    SELF_HOSTED = "self-hosted"
+    HOBBY = "hobby"
+
+
+class Alias(NamedTuple):
+    """A public ``path``, and PostHog's path ``target`` that it stands for."""
+
+    path: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.target}"
+
+
 class ListenerMode(enum.Enum):
     """What a listener takes in: HTTP requests, or bytes that nobody looks at."""
 
     HTTP = "http"
     TCP = "tcp"
+
+
+class TlsVersion(enum.Enum):
+    """Versions of TLS that are spoken with clients."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class ClientAuth(enum.Enum):
+    """Whether a client is asked for a certificate, and whether it must have one."""
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
 
 
 class HostPolicy(enum.Enum):

@@ -1,7 +1,8 @@
 """All listening sockets of a configuration, kept over reloads.
 
 A TCP address has one socket for each worker (a *share*): the kernel spreads new connections over the
-sockets that share a port (SO_REUSEPORT, socket(7)). A Unix socket has one, on which all workers accept.
+sockets that share a port (SO_REUSEPORT, socket(7)). A Unix socket has one, on which all workers accept, and
+so has an address whose socket was opened by whoever started the process (systemd's socket activation).
 
 What must not happen is that a connection waits where nobody accepts, or is reset because its socket is
 closed while it waits. So:
@@ -19,6 +20,7 @@ closed while it waits. So:
 
 from __future__ import annotations
 
+import socket
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -35,15 +37,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Place:
     """The address of one configured listener: as it was asked for, and its sockets by share (a
-    host name has several in each; a Unix socket has one share)."""
+    host name has several in each). ``common``: there is one share, on which all workers accept."""
 
     asked: ListenAddress
     shares: tuple[tuple[Listener, ...], ...]
+    common: bool = False
 
     def renumbered(self, entry: int) -> Place:
         """The same sockets under the number that the address has in another configuration."""
         shares = [tuple(replace(listener, entry=entry) for listener in share) for share in self.shares]
-        return Place(self.asked, tuple(shares))
+        return Place(self.asked, tuple(shares), self.common)
 
 
 def owner_of(share: int, workers: Collection[int]) -> int:
@@ -69,10 +72,12 @@ class Listeners:
         shares: int = 1,
         reuse_port: bool = False,
         kept: Listeners | None = None,
+        given: Collection[socket.socket] = (),
     ) -> Self:
         """Bind every address; ``kept`` are the sockets of the configuration before, which are used again.
 
         :param reuse_port: needed for more than one share.
+        :param given: listening sockets that exist already; those of a configured address are used for it.
         :raises OSError: an address cannot be bound; what was bound here is closed, ``kept`` is untouched.
         """
         unclaimed = list(kept.places) if kept is not None else []
@@ -83,7 +88,10 @@ class Listeners:
             binder = _Binder(backlog, shares, reuse_port, undo)
             for entry, asked in enumerate(addresses):
                 place = next((place for place in unclaimed if place.asked == asked), None)
-                if place is None:
+                found = [sock for sock in given if _is_at(sock, asked)]
+                if place is None and found:
+                    places.append(_opened(asked, entry, found))
+                elif place is None:
                     places.append(binder.new(asked, entry, ports))
                 else:
                     unclaimed.remove(place)
@@ -102,7 +110,7 @@ class Listeners:
             listener
             for place in self.places
             for share, listeners in enumerate(place.shares)
-            if isinstance(place.asked, UnixAddress) or owner_of(share, workers) == number
+            if place.common or owner_of(share, workers) == number
             for listener in listeners
         ]
 
@@ -117,6 +125,30 @@ class Listeners:
         for listener in _listeners(self.places):
             if listener not in staying:
                 listener.close()
+
+
+def _opened(asked: ListenAddress, entry: int, sockets: Iterable[socket.socket]) -> Place:
+    """The place of an address whose sockets exist. The files of Unix sockets are their opener's."""
+    share = tuple(Listener(sock, _address_of(sock), entry) for sock in sockets)
+    return Place(asked, (share,), common=True)
+
+
+def _address_of(sock: socket.socket) -> ListenAddress:
+    name = sock.getsockname()
+    return UnixAddress(name) if sock.family == socket.AF_UNIX else TcpAddress(name[0], name[1])
+
+
+def _is_at(sock: socket.socket, asked: ListenAddress) -> bool:
+    """Whether a socket listens at an address of the configuration. One for both families (systemd's default
+    for a bare port) is at the IPv4 addresses too."""
+    if isinstance(asked, UnixAddress) or sock.family == socket.AF_UNIX:
+        return _address_of(sock) == asked
+    host, port = sock.getsockname()[:2]
+    both = sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    hosts = {host, "0.0.0.0"} if host == "::" and both else {host}
+    if host in ("127.0.0.1", "::1"):
+        hosts.add("localhost")
+    return asked.port == port and asked.host in hosts
 
 
 def _listeners(places: Iterable[Place]) -> list[Listener]:
@@ -137,11 +169,12 @@ class _Binder:
         overlaps one of before)."""
         if self.reuse_port and isinstance(asked, TcpAddress) and asked.port not in ports:
             refuse_taken(asked)
-        return self.widened(Place(asked, (self._bind(asked, entry, listen=True),)), listen=True)
+        common = isinstance(asked, UnixAddress)
+        return self.widened(Place(asked, (self._bind(asked, entry, listen=True),), common), listen=True)
 
     def widened(self, place: Place, *, listen: bool) -> Place:
         """Add the shares that are missing."""
-        if isinstance(place.asked, UnixAddress):
+        if place.common:
             return place
         added = [
             tuple(

@@ -13,6 +13,7 @@ that the page can read.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _REASONS = {
     302: b"Found",
     303: b"See Other",
     307: b"Temporary Redirect",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
     401: b"Unauthorized",
     403: b"Forbidden",
@@ -62,7 +64,11 @@ _REASONS = {
 }
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_METHODS = b"GET, POST, OPTIONS"
+_TLS_UPGRADE = ((b"Upgrade", b"TLS/1.2, HTTP/1.1"), (b"Connection", b"Upgrade"))
+"""What a 426 must name (RFC 9110 section 15.5.22); the token is RFC 2817's."""
 _OUTAGES = frozenset({502, 503, 504})
+_PREFLIGHT_PASSES = _OUTAGES | {429}
+"""Statuses that a page can only read if the pre-flight before them is answered well."""
 _DELIVERIES = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointClass.REPLAY})
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 
@@ -108,7 +114,12 @@ def on_outage(cls: EndpointClass, failure: Failure) -> Outage:
 
 def http_date(wall: float) -> bytes:
     """Return ``wall``, in seconds since the epoch, as an HTTP date (RFC 9110 section 5.6.7)."""
-    return formatdate(wall, usegmt=True).encode("ascii")
+    return _date_of(int(wall))
+
+
+@functools.lru_cache(2)
+def _date_of(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def answer_refusal(
@@ -116,9 +127,8 @@ def answer_refusal(
 ) -> OwnAnswer:
     """Render a decision not to forward. ``wall``: seconds since the epoch; ``close``: end the
     connection even where neither the decision nor the client asks for it."""
-    outage = Outage(refuse.status, refuse.retry_after)
     return _answer(
-        outage,
+        Outage(refuse.status, refuse.retry_after),
         refuse.reason,
         refuse.detail,
         wall,
@@ -165,8 +175,8 @@ def _answer(
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
-    if cors and outage.status in _OUTAGES and _is_preflight(head):
-        outage, body = Outage(200), b""
+    if cors and outage.status in _PREFLIGHT_PASSES and _is_preflight(head):
+        outage, body, said = Outage(200), b"", ()
     fields = [(b"Date", http_date(wall))]
     if body is None:
         body = _error(code, detail)
@@ -176,6 +186,8 @@ def _answer(
         fields.append((b"Retry-After", b"%d" % outage.retry_after))
     if outage.status == 405:
         fields.append((b"Allow", _METHODS))
+    if outage.status == 426:
+        fields += _TLS_UPGRADE
     if close:
         fields.append((b"Connection", b"close"))
     if head is not None and head.method == b"HEAD":

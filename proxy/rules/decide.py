@@ -1,26 +1,30 @@
 """One request head to one decision: where the rules meet.
 
 The order is fixed: client address, route, then the reasons to refuse (host not served, ambiguous path,
-access, declared size), then the outgoing head. The route is looked up before the host is judged
-because its class says how even that refusal is answered (CORS on SDK paths).
+plain http, access, declared size), then the outgoing head. The route is looked up before the host is
+judged because its class says how even that refusal is answered (CORS on SDK paths). Nobody is asked for a
+password over plain http that a page is redirected from; what is never public is not redirected either.
 
 ``because`` tells the steps that were taken, as sentences for `explain` and for error logs.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.config.presets import DEFAULT_UPSTREAM
 from proxy.config.schema import HostPolicy, UpstreamConfig
 from proxy.errors import ConfigError, Problem
-from proxy.message import Ask, EndpointClass, Forward, FramingKind, Refuse
+from proxy.message import Access, Ask, EndpointClass, Forward, FramingKind, Refuse
 from proxy.rules.access import AccessTable, Denial, HostTable, access_verdict, host_denial
 from proxy.rules.address import TrustTable, client_address
+from proxy.rules.claims import effective_request_id
 from proxy.rules.forward_auth import ForwardAuthTable
-from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
-from proxy.rules.routing import Mismatch, RoutingTable
+from proxy.rules.forwarding import ForwardingTable, request_fields
+from proxy.rules.routing import Mismatch, RoutingTable, outgoing_target
+from proxy.rules.transport import TransportTable, hsts_value, transport_denial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +56,7 @@ class Tables:
     routing: RoutingTable
     forwarding: ForwardingTable
     upstreams: Mapping[str, UpstreamName]
+    transport: TransportTable
 
     @classmethod
     def of(cls, config: Config) -> Tables:
@@ -67,13 +72,14 @@ class Tables:
             )
         forward_auth = ForwardAuthTable.of(config.access)
         return cls(
-            TrustTable.of(config.trust),
+            TrustTable.of(config.trust, config.fronts),
             HostTable.of(config.access),
             AccessTable.of(config.access),
             forward_auth,
             routing,
             ForwardingTable.of(config.forwarding, forward_auth.copy),
             upstreams,
+            TransportTable.of(config.tls),
         )
 
 
@@ -97,6 +103,8 @@ def decide(head: RequestHead, peer: Peer, tables: Tables, request_id: str) -> De
     if isinstance(routed, Mismatch):
         ambiguous = Denial(routed.status, routed.reason, routed.detail)
         return refuse(denial or ambiguous, head, client, None)
+    if denial is None and routed.access is not Access.NEVER:
+        denial = transport_denial(head, peer, client, routed.cls, tables.transport, tables.hosts.allows)
     verdict = denial or access_verdict(routed.access, head, client, peer, tables.access)
     ask = verdict if isinstance(verdict, Ask) else None
     denial = verdict if isinstance(verdict, Denial) else _size_denial(head, routed)
@@ -123,14 +131,18 @@ def refuse(denial: Denial, head: RequestHead, client: ClientAddress, route: Rout
         cls=EndpointClass.PROTECTED if route is None else route.cls,
         client=client,
         route=route,
-        because=(
-            *_client_trail(client),
-            *(() if route is None else (_route_sentence(route),)),
-            f"refused with {denial.status} {denial.reason}: {denial.detail}",
-        ),
+        trail=functools.partial(_refusal_trail, denial, client, route),
         retry_after=denial.retry_after,
         fields=denial.fields,
         body=denial.body,
+    )
+
+
+def _refusal_trail(denial: Denial, client: ClientAddress, route: Route | None) -> tuple[str, ...]:
+    return (
+        *_client_trail(client),
+        *(() if route is None else (_route_sentence(route),)),
+        f"refused with {denial.status} {denial.reason}: {denial.detail}",
     )
 
 
@@ -155,26 +167,45 @@ def _forward(
         tables.forwarding,
         websocket=websocket,
         allowed_host=tables.hosts.allows,
+        drop_cookies=route.drop_cookies,
     )
+    target = outgoing_target(route, head.target)
+    return Forward(
+        route=route,
+        client=client,
+        target=target,
+        fields=outgoing.fields,
+        request_id=request_id,
+        dropped=outgoing.dropped,
+        ask=ask,
+        hsts=hsts_value(head, peer, client, tables.transport, tables.hosts.allows),
+        trail=functools.partial(_forward_trail, head, client, route, host, outgoing.dropped, ask),
+    )
+
+
+def _forward_trail(
+    head: RequestHead,
+    client: ClientAddress,
+    route: Route,
+    host: bytes,
+    dropped: tuple[str, ...],
+    ask: Ask | None,
+) -> tuple[str, ...]:
     because = [*_client_trail(client), _route_sentence(route)]
     if ask is not None:
         checks = f" {'or' if ask.one_suffices else 'and'} ".join(each.value for each in ask.credentials)
         because.append(f"passes only after a check: {checks}")
     because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
+    target = outgoing_target(route, head.target)
+    if target != head.target:
+        path = target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        because.append(f"is asked for as {path} there")
     if head.websocket:
-        because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
-    if outgoing.dropped:
-        because.append(f"header lines left out: {', '.join(outgoing.dropped)}")
-    return Forward(
-        route=route,
-        client=client,
-        target=head.target,
-        fields=outgoing.fields,
-        request_id=request_id,
-        because=tuple(because),
-        dropped=outgoing.dropped,
-        ask=ask,
-    )
+        kept = "kept" if route.websocket else "left out: not on this route"
+        because.append(f"the WebSocket upgrade is {kept}")
+    if dropped:
+        because.append(f"header lines left out: {', '.join(dropped)}")
+    return tuple(because)
 
 
 def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:

@@ -14,34 +14,30 @@ for byte; Location and Set-Cookie are never touched. Everything here is linear i
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.config.schema import ChainMode
 from proxy.message import AddressSource, FramingKind, field_values, first_value
-from proxy.rules.address import OWS, anonymised, nearest_forwarded, peer_address
+from proxy.rules.address import anonymised, packed_text, peer_address, unpacked
+from proxy.rules.claims import any_host, claims, effective_proto
+from proxy.rules.forwarded import OWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.config.schema import ForwardingConfig
     from proxy.message import ClientAddress, Field, Fields, Framing, Peer, RequestHead, ResponseHead
+    from proxy.rules.address import Packed
+    from proxy.rules.claims import Claims
 
 # --- the tables ----------------------------------------------------------------------------------
 
 HOP_BY_HOP = frozenset(
-    {
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"http2-settings",
-    }
+    b"keep-alive proxy-connection te trailer transfer-encoding upgrade "
+    b"proxy-authenticate proxy-authorization http2-settings".split()
 )
 """Lines about one connection, beside Connection itself (RFC 9110 section 7.6.1, RFC 7540 section 3.2.1)."""
 
@@ -172,14 +168,23 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
+    other = _remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind
+    return other(name, table.allow_names, table.identity)
+
+
+def _other_kind(name: bytes, allow_names: frozenset[bytes], identity: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
-    if dashed in table.identity:
+    if dashed in identity:
         return Kind.MANAGED
-    if dashed == name or (name in table.allow_names and dashed not in _REQUEST_KINDS):
+    if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE
+
+
+_REMEMBERED_NAME = 64
+_remembered_kind = functools.lru_cache(1024)(_other_kind)  # senders repeat their names
 
 
 def is_managed(name: bytes) -> bool:
@@ -201,94 +206,11 @@ def connection_options(values: list[bytes]) -> tuple[frozenset[bytes], bool]:
     return frozenset(tokens - ignored), bool(ignored)
 
 
-# --- what a trusted peer says --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a trusted peer says of the client's request; ``None`` where it says nothing usable."""
-
-    proto: bytes | None = None
-    host: bytes | None = None
-    port: int | None = None
-    request_id: str | None = None
-
-
-NO_CLAIMS = Claims()
-
-_CLAIM_NAMES = frozenset({b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-request-id"})
-
-_PROTOS = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
-
-_HOST = re.compile(rb"(?:[a-z0-9._-]{1,255}+|\[[0-9a-f:.]{2,45}+\])(?::([0-9]{1,5}+))?+")
-"""Django's own pattern (django.http.request), with `_` for Compose's host names."""
-
-_PORT = re.compile(rb"[1-9][0-9]{0,4}+")
-_PORT_OF_HOST = re.compile(rb":([0-9]{1,5}+)\Z")
-_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DECIMAL = re.compile(rb"[0-9]{1,19}+")
-
-
-def any_host(host: bytes) -> bool:
-    """Allow every host: what `allowed_hosts = ["*"]` means."""
-    return True
-
-
-def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes], bool] = any_host) -> Claims:
-    """Read what the peer says beside the address; nothing of it from a peer that is not trusted.
-
-    ``proto`` is the last value (the peer's own) if it is http or https, ws and wss counting as those.
-    ``host`` is one valid `name[:port]`, in lower case and allowed by ``allowed_host`` (which is given
-    it with the port). ``port`` is one number from 1 to 65535, ``request_id`` a UUID in lower case. Where
-    the address came from Forwarded (RFC 7239), its `proto` and `host` stand in for absent lines.
-    """
-    if not client.peer_trusted:
-        return NO_CLAIMS
-    said: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        lower = name.lower()
-        if lower in _CLAIM_NAMES:
-            said.setdefault(lower, []).append(value)
-    if client.source is AddressSource.FORWARDED:
-        nearest = nearest_forwarded(fields)
-        for parameter in (b"proto", b"host"):
-            if parameter in nearest:
-                said.setdefault(b"x-forwarded-" + parameter, [nearest[parameter]])
-    proto = said.get(b"x-forwarded-proto", [b""])[-1].rpartition(b",")[2]
-    host = _single(said.get(b"x-forwarded-host")).lower()
-    return Claims(
-        proto=_PROTOS.get(proto.strip(OWS).lower()),
-        host=host if _valid_host(host) and allowed_host(host) else None,
-        port=_valid_port(_single(said.get(b"x-forwarded-port"))),
-        request_id=_valid_request_id(_single(said.get(b"x-request-id"))),
-    )
-
-
-def _single(values: list[bytes] | None) -> bytes:
-    return values[0] if values is not None and len(values) == 1 else b""
-
-
-def _valid_host(host: bytes) -> bool:
-    match = _HOST.fullmatch(host)
-    return match is not None and (match[1] is None or 1 <= int(match[1]) <= 65535)
-
-
-def _valid_port(value: bytes) -> int | None:
-    return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
-
-
-def _valid_request_id(value: bytes) -> str | None:
-    value = value.lower()
-    return value.decode("ascii") if _UUID.fullmatch(value) else None
-
-
-def effective_request_id(head: RequestHead, client: ClientAddress, candidate: str) -> str:
-    """Return the id that this request goes by: a trusted peer's if it is a UUID (PostHog's flags service
-    takes no other), else ``candidate``."""
-    return claims(head.fields, client).request_id or candidate
-
-
 # --- what we say ---------------------------------------------------------------------------------
+
+
+_PORT_OF_HOST = re.compile(rb":([0-9]{1,5}+)\Z")
+_DECIMAL = re.compile(rb"[0-9]{1,19}+")
 
 
 def own_fields(
@@ -305,7 +227,7 @@ def own_fields(
     address (a Unix-socket peer) and no X-Forwarded-Host when the client sent no Host (HTTP/1.0):
     an absent line is better than one that a client could choose.
     """
-    proto = said.proto or (b"https" if peer.tls else b"http")
+    proto = effective_proto(peer, said)
     host = said.host or (head.host or b"").lower()
     fields: list[Field] = []
     if client.ip is not None:
@@ -329,13 +251,31 @@ def forwarded_for(peer: Peer, client: ClientAddress, table: ForwardingTable) -> 
     """
     if client.ip is None:
         return b""
-    ips = [anonymised(client.ip) if table.anonymise else client.ip]
-    if table.chain is ChainMode.APPEND:
-        ips += client.trusted_chain
-        nearest = peer_address(peer)
-        if nearest is not None and client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL):
-            ips.append(nearest)
-    return ", ".join(map(str, ips)).encode("ascii")
+    walked = [ip.packed for ip in reversed((client.ip, *client.trusted_chain))]
+    relayed = client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL)
+    return _forwarded_for(peer if relayed else None, walked, table)
+
+
+def forwarded_for_walked(peer: Peer, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``forwarded_for`` of a client to whom the trusted ``peer``'s chain leads (``address.walk_listed``)."""
+    return _forwarded_for(peer, walked, table)
+
+
+def _forwarded_for(peer: Peer | None, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``walked``: from the nearest to the client; ``peer``: who was walked over first, if anybody was."""
+    client = shown_address(walked[-1], table)
+    if table.chain is ChainMode.COLLAPSE:
+        return client.encode("ascii")
+    texts = [client, *map(packed_text, walked[-2::-1])]
+    nearest = None if peer is None else peer_address(peer)
+    if nearest is not None:
+        texts.append(str(nearest))
+    return ", ".join(texts).encode("ascii")
+
+
+def shown_address(packed: Packed, table: ForwardingTable) -> str:
+    """Return a client's address as others get to see it."""
+    return str(anonymised(unpacked(packed))) if table.anonymise else packed_text(packed)
 
 
 def _port(said: Claims, host: bytes, proto: bytes, peer: Peer) -> int:
@@ -377,6 +317,7 @@ def request_fields(
     *,
     websocket: bool = False,
     allowed_host: Callable[[bytes], bool] = any_host,
+    drop_cookies: bool = False,
 ) -> Outgoing:
     """Derive the lines that go upstream, in the order that the module's docstring shows.
 
@@ -384,7 +325,7 @@ def request_fields(
     ``websocket`` keeps the upgrade (the caller has checked handshake and route). A scheme that a
     trusted peer names beats our own TLS: ours is a fact about the last hop, its word is about the client
     (a balancer that takes plain http and speaks TLS to us must still lead to a redirect). Expect goes
-    out because we answer 100 ourselves. ``allowed_host`` judges a trusted peer's X-Forwarded-Host.
+    out because we answer 100 ourselves, Cookie with ``drop_cookies``; ``allowed_host`` judges a peer's host.
     """
     named, ignored = connection_options(field_values(head.fields, b"connection"))
     dropped = dict.fromkeys([CONNECTION_TOKEN] if ignored else [])
@@ -394,7 +335,7 @@ def request_fields(
         lower = name.lower()
         kind = classify_request_name(lower, table)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (drop_cookies and lower == b"cookie"):
                 fields.append((name, value))
         elif kind is Kind.MANAGED:
             dropped[MANAGED_NAME] = None
@@ -414,7 +355,14 @@ def request_fields(
 
 
 def response_fields(
-    head: ResponseHead, *, method: bytes, minor: int, close: bool, date: bytes, table: ForwardingTable
+    head: ResponseHead,
+    *,
+    method: bytes,
+    minor: int,
+    close: bool,
+    date: bytes,
+    table: ForwardingTable,
+    hsts: bytes = b"",
 ) -> Fields:
     """Derive the lines that go back to the client: end-to-end lines in the order and spelling received,
     then Via if asked for, then framing.
@@ -423,22 +371,28 @@ def response_fields(
     this answer. ``date`` is the time of arrival as an HTTP date, for an answer that has none (RFC 9110
     section 6.6.1). A body of unknown length is chunked for a 1.1 client and ends with the connection
     for a 1.0 client, which is told so whatever ``close`` says. HEAD and 304 keep a Content-Length that
-    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6).
+    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6). ``hsts``,
+    if not empty, is our Strict-Transport-Security, in place of the upstream's: browsers heed only the first
+    (RFC 6797 section 8.1).
     """
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
     length = _described_length(head) if bodiless else _length(head.framing)
+    dated = False
     fields: list[Field] = []
     for name, value in head.fields:
         lower = name.lower()
         kind = classify_response_name(lower)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (hsts and lower == _HSTS):
                 fields.append((name, value))
+                dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
-    if head.status >= 200 and first_value(tuple(fields), b"date") is None:
+    if hsts and head.status >= 200:
+        fields.append((b"Strict-Transport-Security", hsts))
+    if head.status >= 200 and not dated:
         fields.append((b"Date", date))
     if table.via:
         fields.append(_via(head.minor))
@@ -451,6 +405,7 @@ def response_fields(
     return tuple(fields)
 
 
+_HSTS = b"strict-transport-security"
 _CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
 _UPGRADE: Fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 _UNKNOWN_LENGTH = frozenset({FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE})

@@ -23,27 +23,38 @@ import asyncio
 import enum
 import socket
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Violation
 from proxy.message import Peer
+from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
-from proxy.rules.address import parse_address
+from proxy.rules.address import peer_address
+from proxy.rules.announcing import announcement
 from proxy.rules.answers import answer_violation
-from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
-from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
+from proxy.rules.certnames import subject_text
+from proxy.serve.exchange import Begun, Exchange
+from proxy.serve.fastexchange import PATIENCE, FastExchange
+from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
+from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
-from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
+from proxy.wire.proxyproto import begins_header
+from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
-    from proxy.message import RequestHead
+    from proxy.message import IPAddress, Preface, RequestHead
+    from proxy.net.doorway import Guest
+    from proxy.rules.announcing import Announcement
     from proxy.rules.answers import OwnAnswer
     from proxy.serve.runtime import Runtime
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NOBODY = Peer(None)
+"""The peer of a connection that is not made yet."""
 
 
 class State(enum.Enum):
@@ -59,24 +70,37 @@ class State(enum.Enum):
 
 
 class Connection(Stream):
-    """The downstream protocol object; the event loop makes one per accepted socket."""
+    """The downstream protocol object; the event loop makes one per accepted socket.
 
-    def __init__(self, runtime: Runtime, listener: str) -> None:
+    :param guest: what the socket was before, where its first bytes had to be looked at.
+    :param refusal: what every request on it is answered with.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        listener: str,
+        guest: Guest | None = None,
+        refusal: Violation | None = None,
+    ) -> None:
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
-            read_limit=max(limits.read_buffer, limits.head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(limits.read_buffer, limits.head_bytes + 1),
             write_limit=limits.write_buffer,
         )
         self.runtime = runtime
         self.listener = listener
+        self._guest = guest
+        self._refusal = refusal
         self.state = State.IDLE
         self.due = NEVER
-        self.peer = Peer(None, listener=listener)
+        self.peer = _NOBODY
         self.served = 0
         self.idle_since = 0.0
-        self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self._scanned = 0
+        self._looked_at = 0  # bytes that are just coming and were not for the fast path
         self._head_started = 0.0
         self.head_complete = 0.0
         """The moment at which the running exchange's head was complete."""
@@ -87,7 +111,8 @@ class Connection(Stream):
         self._keep_alive = runtime.config.timeouts.keep_alive
         self._most_served = limits.requests_per_connection
         self._exchange: Exchange | None = None
-        self._fast = FastExchange(runtime.fast, self) if runtime.fast is not None else None
+        fast = runtime.fast if refusal is None else None
+        self._fast = FastExchange(fast, self) if fast is not None else None
         self.peer_key = ""
         """All that is said of the peer in a decision, for the keys of caches."""
 
@@ -99,9 +124,11 @@ class Connection(Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         runtime = self.runtime
-        peer = self.peer = _peer_of(self.transport, self.listener)
-        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port}"
+        guest, self._guest = self._guest, None
+        self._know_peer(guest.preface if guest is not None else None)
         runtime.connections.add(self)
+        if guest is not None:
+            guest.gone()  # it counts as a connection from here on
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
         now = runtime.clock.monotonic()
@@ -109,15 +136,35 @@ class Connection(Stream):
         self.idle_since = now
         self.due = runtime.idle_until(now)
         runtime.deadlines.watch(self)
-        if len(runtime.connections) > runtime.connection_limit:
+        if runtime.present > runtime.connection_limit:
             # Accepted in one burst with the last one that there was a place for.
             runtime.counters.reject("connections")
             self._abort()
             return
-        self._admitted = runtime.admit_client(self.peer.ip)
+        self._admitted = runtime.admit_client(peer_address(self.peer))
         if not self._admitted:
             runtime.counters.reject("connections_per_client")
             self._abort()
+
+    def _know_peer(self, preface: Preface | None) -> None:
+        """Ask the socket, and the handshake if there was one, who is at its other end."""
+        ask, runtime = self.transport.get_extra_info, self.runtime
+        peername, handshake = ask("peername"), ask("ssl_object")
+        ip, port = peer_of(peername)
+        local_ip, local_port = runtime.local_end(self.listener, ask) if ip is not None else (None, 0)
+        tls = handshake is not None
+        self.peer = Peer(ip, port, tls, self.listener, local_port, preface, local_ip)
+        self.peer_key = f"{peername[0] if ip is not None else 'unix'} {tls} {local_port}"
+        if preface is not None:
+            self.peer_key += f" {preface.source_ip}"
+        if tls:
+            certificate, strict = handshake.getpeercert(), runtime.config.tls.strict_sni
+            self.peer = replace(
+                self.peer,
+                client_certificate=subject_text(certificate["subject"]) if certificate else None,
+                certificate_names=handshake.context.names if strict else None,
+            )
+            self.peer_key += f" {self.peer.client_certificate!r} {self.peer.certificate_names}"
 
     def data_received(self, data: bytes) -> None:
         if self.state is State.IDLE and self._fast is not None and not self.received and self._writable:
@@ -130,8 +177,12 @@ class Connection(Stream):
                 if self._fast.stage is Stage.HELD:
                     self.received += data
                     self.due = now + PATIENCE
+                else:
+                    self._fast.go(data, now)
                 return
+            self._looked_at = len(data)
         super().data_received(data)
+        self._looked_at = 0
 
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
@@ -149,7 +200,9 @@ class Connection(Stream):
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
         elif self.state is State.FAST:
-            self._leave_fast(client_gone())
+            assert self._fast is not None
+            if not self._fast.reads_body:
+                self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
@@ -165,8 +218,8 @@ class Connection(Stream):
         runtime.connections.discard(self)
         runtime.counters.open_connections -= 1
         if self._admitted:
-            runtime.forget_client(self.peer.ip)
-        runtime.on_closed(self)
+            runtime.forget_client(peer_address(self.peer))
+        runtime.on_closed()
 
     def expire(self) -> None:
         """The sweep found ``due`` in the past."""
@@ -187,7 +240,8 @@ class Connection(Stream):
     def _advance(self, *, general: bool = False) -> None:
         """Look for a complete request head in ``received`` and start its exchange; ``general``: the fast path
         has had its look."""
-        received = self.received
+        raw: bytes | bytearray
+        raw = received = self.received
         try:
             if self.state is State.IDLE:
                 if not received:
@@ -198,19 +252,22 @@ class Connection(Stream):
                 self.due = self._head_started + self.runtime.config.timeouts.head
             end = find_head_end(received, self._scanned)
             if end < 0:
-                violation = over_limit(received, self._head_limits)
+                violation = over_limit(received, self.runtime.head_limits)
                 if violation is not None:
                     raise violation
                 self._scanned = len(received)
                 self.resume()
                 return
-            if not general and self._writable and self._begin_fast():
+            looked_at = general or self._looked_at == len(received)
+            if not looked_at and self._writable and self._begin_fast():
                 return
-            raw = bytes(received[leading_blank(received) : end])
+            if self._refusal is not None:
+                raise self._refusal
+            raw = bytes(received[:end])
             del received[:end]
-            head = read_request(raw, self._head_limits)
+            head = read_request(raw[leading_blank(raw) :], self.runtime.head_limits)
         except Violation as violation:
-            self._refuse(violation)
+            self._refuse(_hinted(violation) if begins_header(raw) else violation)
             return
         self.head_complete = self.runtime.clock.monotonic()
         self._start(head, end)
@@ -220,16 +277,17 @@ class Connection(Stream):
         self.due = NEVER
         self.served += 1
         self._exchange = Exchange(self, head, size, self._head_started, begun)
-        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
-        self.resume()
+        if begun is None or not begun.moving:
+            # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+            self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
 
     # The fast path.
 
     def _begin_fast(self) -> bool:
         """Try it on what has come in pieces."""
-        now = self.runtime.clock.monotonic()
-        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+        now, data = self.runtime.clock.monotonic(), bytes(self.received)
+        if self._fast is None or not self._fast.try_begin(data, self._head_started, now):
             return False
         self.served += 1
         self.head_complete = now
@@ -238,6 +296,7 @@ class Connection(Stream):
             self.due = now + PATIENCE
         else:
             self.received.clear()
+            self._fast.go(data, now)
         self.resume()
         return True
 
@@ -296,12 +355,17 @@ class Connection(Stream):
         """True when this connection ends after the current exchange; ``asked``: the client wants it so."""
         return asked or self.runtime.draining or self.served >= self._most_served or now >= self._expires
 
+    def announcement(self, client: IPAddress | None) -> Announcement | None:
+        """What an upstream is told of this connection, if it is told at its begin."""
+        return announcement(client, self.peer, anonymise=self.runtime.config.forwarding.anonymise)
+
     def answer(self, answer: OwnAnswer) -> None:
         """Write an answer of our own in one piece."""
         self.write(render_response(answer.status, answer.reason, answer.fields) + answer.body)
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""
+        self.send_held()
         self._exchange = None
         if self.lost:
             return
@@ -397,12 +461,7 @@ class Connection(Stream):
         self.abort()
 
 
-def _peer_of(transport: asyncio.Transport, listener: str) -> Peer:
-    tls = transport.get_extra_info("sslcontext") is not None
-    peername = transport.get_extra_info("peername")
-    sockname = transport.get_extra_info("sockname")
-    if not isinstance(peername, tuple):
-        return Peer(None, tls=tls, listener=listener)
-    # A zone on a link-local peer says which of our interfaces it came by, not who it is.
-    ip = parse_address(str(peername[0]).partition("%")[0].encode())
-    return Peer(ip, int(peername[1]), tls=tls, listener=listener, local_port=int(sockname[1]))
+def _hinted(violation: Violation) -> Violation:
+    """The same refusal, for bytes that are a PROXY header where none is expected."""
+    hint = "this is a PROXY protocol header, and listeners[].proxy_protocol does not list its sender"
+    return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")

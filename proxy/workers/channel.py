@@ -70,6 +70,11 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """To the parent: the worker's event loop turns."""
+
+
+@dataclass(frozen=True, slots=True)
 class Retired:
     """To the parent: the worker accepts no more, as it was told to drain."""
 
@@ -88,10 +93,10 @@ class Counted:
     snapshot: Snapshot
 
 
-Message: TypeAlias = Handed | Accept | Drain | Close | Ready | Retired | Failed | Counted
+Message: TypeAlias = Handed | Accept | Drain | Close | Ready | Alive | Retired | Failed | Counted
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Handed, Accept, Drain, Close, Ready, Retired, Failed, Counted)
+    kind.__name__: kind for kind in (Handed, Accept, Drain, Close, Ready, Alive, Retired, Failed, Counted)
 }
 
 

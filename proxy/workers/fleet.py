@@ -11,6 +11,7 @@ and each generation in one place: ``upcoming`` until all its workers are ready, 
 ``leaving`` until the last has ended. If a worker of the upcoming generation dies, the whole generation
 is given up: the current one goes on serving, or, where there is none yet, the start has failed.
 
+A worker that serves says each second that its event loop turns; one that does not is stuck, and is killed.
 A worker that died is replaced after a delay of its slot: 1 s, doubled each time up to 30 s, and 1 s again
 once a worker has served for a minute: a fault that is met at once does not burn the CPU, and one that
 comes once a day costs a second. Whoever takes too long (to start, to drain) is killed.
@@ -43,6 +44,10 @@ START_PATIENCE = 60.0
 
 DRAIN_MARGIN = 10.0
 """Seconds beyond the configured drain after which a worker that has not ended is stuck."""
+
+ALIVE_PATIENCE = 15.0
+"""Seconds without a sign of life (one comes each second) after which a worker that serves is stuck: half of
+what systemd/posthog-proxy.service allows the parent."""
 
 CLOSE_PATIENCE = 5.0
 """Seconds in which a worker that is told to end at once must have ended."""
@@ -186,6 +191,7 @@ class Fleet:
         self.leaving: list[Generation] = []
         self.stopping = False
         self._begun = 0
+        self._ticked = NEVER
         self._replacing: Generation | None = None
 
     def __repr__(self) -> str:
@@ -213,12 +219,18 @@ class Fleet:
         """A worker could accept."""
         if worker.phase is not Phase.STARTING:
             return
-        worker.phase, worker.since, worker.due, worker.accepts = Phase.SERVING, now, NEVER, True
+        worker.phase, worker.since, worker.accepts = Phase.SERVING, now, True
+        worker.due = now + ALIVE_PATIENCE
         generation = worker.generation
         if generation is self.current:
             yield Share(generation)
         elif len(generation.serving) == generation.size:
             yield from self._promote(generation, now)
+
+    def alive(self, worker: Worker, now: float) -> None:
+        """The event loop of a worker turns."""
+        if worker.phase is Phase.SERVING:
+            worker.due = now + ALIVE_PATIENCE
 
     def retired(self, worker: Worker) -> Iterator[Command]:
         """A worker that hands over accepts no more."""
@@ -247,7 +259,12 @@ class Fleet:
         yield from self._settle()
 
     def tick(self, now: float) -> Iterator[Command]:
-        """Do what is due."""
+        """Do what is due. Where nobody asked for long, the parent itself was stopped, or the whole machine
+        was: that the workers have not been heard says nothing then."""
+        if now - self._ticked > ALIVE_PATIENCE / 2:
+            for worker in self._workers():
+                self.alive(worker, now)
+        self._ticked = now
         for worker in [worker for worker in self._workers() if worker.due <= now]:
             worker.due = NEVER
             yield Note(LogLevel.ERROR, "worker_stuck", {"worker": worker.number, "phase": worker.phase.value})

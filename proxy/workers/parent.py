@@ -24,12 +24,13 @@ from proxy.clock import NEVER, Clock
 from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
+from proxy.notify import Notifier
 from proxy.observe.log import error_line, is_kept
 from proxy.observe.metrics import add_snapshot, flattened
 from proxy.observe.turns import Turns, lock_file
 from proxy.observe.writer import log_writer
 from proxy.workers import MAX_DRAINING, worker_count
-from proxy.workers.channel import Close, Counted, Drain, Failed, Ready, Retired
+from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Retired
 from proxy.workers.child import Child
 from proxy.workers.fleet import (
     End,
@@ -46,7 +47,7 @@ from proxy.workers.fleet import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from typing import Self
 
     from proxy.config.load import Loaded
@@ -74,7 +75,14 @@ class _Stage:
     errors: LogWriter
 
     @classmethod
-    def open(cls, sources: Sources, loaded: Loaded, turns: Turns, before: Listeners | None) -> Self:
+    def open(
+        cls,
+        sources: Sources,
+        loaded: Loaded,
+        turns: Turns,
+        before: Listeners | None,
+        given: Collection[socket.socket] = (),
+    ) -> Self:
         """Bind what ``before`` has not. Raises ``OSError``; then everything is as it was."""
         config = loaded.config
         with ExitStack() as undo:
@@ -84,6 +92,7 @@ class _Stage:
                 shares=worker_count(config),
                 reuse_port=True,
                 kept=before,
+                given=given,
             )
             undo.callback(listeners.close, but=before)
             settings = os.memfd_create("posthog-proxy-settings")
@@ -107,14 +116,27 @@ class Supervisor:
     :param sources: what the operator said, with the file's content; read again on SIGHUP.
     :param loaded: the same, read.
     :param environ: the environment that belongs to it.
+    :param notifier: hears when it serves, reloads and stops, and that its loop turns. A worker whose event
+        loop does not is killed by the fleet, so the service manager need not know of it.
+    :param given: listening sockets that exist already.
     """
 
     def __init__(
-        self, sources: Sources, loaded: Loaded, environ: Mapping[str, str], *, clock: Clock | None = None
+        self,
+        sources: Sources,
+        loaded: Loaded,
+        environ: Mapping[str, str],
+        *,
+        notifier: Notifier | None = None,
+        given: Collection[socket.socket] = (),
+        clock: Clock | None = None,
     ) -> None:
         self._sources = sources
         self._environ = environ
         self._clock = clock or Clock()
+        self._notifier = notifier or Notifier()
+        self._feed_at = NEVER
+        self._given = given
         self._fleet = Fleet()
         self._children: dict[Worker, Child] = {}
         self._stages: dict[Generation, _Stage] = {}
@@ -139,7 +161,9 @@ class Supervisor:
         """
         with self._hearing_signals(), ExitStack() as release:
             release.callback(os.close, self._lock)
-            self._stage = _Stage.open(self._sources, self._loaded, self._turns, None)
+            self._stage = _Stage.open(self._sources, self._loaded, self._turns, None, self._given)
+            if self._notifier.interval:
+                self._feed_at = self._now()
             release.callback(self._release)
             self._begin(self._stage)
             while not self._over:
@@ -158,11 +182,14 @@ class Supervisor:
     # The loop.
 
     def _turn(self) -> None:
-        due = min(self._fleet.due, self._stop_accepting_at)
+        due = min(self._fleet.due, self._stop_accepting_at, self._feed_at)
         timeout = None if due == NEVER else max(0.0, due - self._now())
         for key, _ in self._selector.select(timeout):
             key.data()
         self._do(self._fleet.tick(self._now()))
+        if self._feed_at <= self._now():
+            self._notifier.alive()
+            self._feed_at = self._now() + self._notifier.interval
         if self._stop_accepting_at <= self._now():
             self._stop_accepting()
         if self._wanted and self._fleet.may_begin:
@@ -177,6 +204,7 @@ class Supervisor:
                 case Promote(generation, before):
                     self._promote(generation, before)
                 case Replaced():
+                    self._notifier.ready(self._status())
                     self._say(LogLevel.INFO, "reloaded", workers=worker_count(self._stage.config))
                 case Share(generation):
                     self._share(generation)
@@ -229,6 +257,8 @@ class Supervisor:
         match message:
             case Ready():
                 self._do(self._fleet.ready(worker, self._now()))
+            case Alive():
+                self._fleet.alive(worker, self._now())
             case Retired():
                 self._do(self._fleet.retired(worker))
             case Counted(snapshot):
@@ -288,6 +318,8 @@ class Supervisor:
         for address in stage.listeners.addresses:
             if address not in known:
                 self._say(LogLevel.INFO, "listening", address=str(address))
+        if before is None:
+            self._notifier.ready(self._status())
 
     def _give_up(self, generation: Generation) -> None:
         stage = self._stages.pop(generation)
@@ -295,20 +327,28 @@ class Supervisor:
             self._say(LogLevel.ERROR, "reload_failed", detail=self._failure)
             self._failure = ""
             stage.close(but=self._stage.listeners)
+            self._notifier.ready(self._status())
 
     # Reloading.
 
     def _reload(self) -> None:
         self._wanted = False
+        self._notifier.reloading(self._clock)
+        stage = self._renewed()
+        if stage is not None:
+            self._begin(stage)
+        else:
+            self._notifier.ready(self._status())
+
+    def _renewed(self) -> _Stage | None:
         read = self._read()
         if read is None:
-            return
+            return None
         try:
-            stage = _Stage.open(*read, self._turns, self._stage.listeners)
+            return _Stage.open(*read, self._turns, self._stage.listeners, self._given)
         except OSError as error:
             self._say(LogLevel.ERROR, "reload_failed", detail=described(error))
-            return
-        self._begin(stage)
+            return None
 
     def _read(self) -> tuple[Sources, Loaded] | None:
         """Read the configuration anew; log all that is wrong with it."""
@@ -360,6 +400,7 @@ class Supervisor:
         self._stopped_by.append(by)
         if len(self._stopped_by) == 1:
             self._say(LogLevel.INFO, "draining", signal=by.name)
+            self._notifier.stopping("draining")
             self._stop_accepting_at = self._now() + self._stage.config.timeouts.drain_delay
             self._do(self._fleet.stop(self._now()))
         else:
@@ -394,6 +435,10 @@ class Supervisor:
             stage.close()
 
     # Saying.
+
+    def _status(self) -> str:
+        addresses = ", ".join(map(str, self._stage.listeners.addresses))
+        return f"{worker_count(self._stage.config)} workers serving on {addresses}"
 
     def _say(self, level: LogLevel, event: str, **fields: object) -> None:
         log = self._stage.config.log

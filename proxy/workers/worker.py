@@ -25,7 +25,18 @@ from proxy.net.listen import Listener
 from proxy.observe.turns import Turns
 from proxy.observe.writer import Logs
 from proxy.server import Proxy
-from proxy.workers.channel import Accept, Channel, Close, Counted, Drain, Failed, Handed, Ready, Retired
+from proxy.workers.channel import (
+    Accept,
+    Alive,
+    Channel,
+    Close,
+    Counted,
+    Drain,
+    Failed,
+    Handed,
+    Ready,
+    Retired,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +118,8 @@ class Worker:
     def _push_again(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(PUSH_INTERVAL, self._push_again)
         snapshot = self._proxy.counters.snapshot()
+        if not self._channel.behind:
+            self._channel.send(Alive())
         if snapshot != self._pushed and not self._channel.behind:
             self._channel.send(Counted(snapshot))
             self._pushed = snapshot

@@ -18,7 +18,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.presets import BUILT_IN
-from proxy.config.schema import AccessConfig, Config, RouteConfig, TcpAddress, UpstreamUrl
+from proxy.config.schema import (
+    AccessConfig,
+    Alias,
+    AliasesConfig,
+    Config,
+    RouteConfig,
+    TcpAddress,
+    UpstreamUrl,
+)
 from proxy.message import (
     NO_BODY,
     Access,
@@ -170,12 +178,13 @@ def documented(path: bytes, routes: tuple[RouteConfig, ...]) -> Access:
 # --- the property ---------------------------------------------------------------------------------
 
 
-def tables(routes: tuple[RouteConfig, ...] = ()) -> Tables:
+def tables(routes: tuple[RouteConfig, ...] = (), aliases: AliasesConfig | None = None) -> Tables:
     return Tables.of(
         Config(
             upstream=UpstreamUrl(TcpAddress("posthog", 8000)),
             access=AccessConfig(allowed_ip_blocks=(ip_network("203.0.113.0/24"),)),
             routes=routes,
+            aliases=aliases or AliasesConfig(),
         )
     )
 
@@ -256,6 +265,29 @@ routes_of = st.lists(
 @example(b"/static//internal/x", (RouteConfig("/static/internal/*", access=Access.PROTECTED),), False)
 def test_whatever_routes_say(target: bytes, routes: tuple[RouteConfig, ...], bearer: bool) -> None:
     judge(target, tables(routes), routes, bearer=bearer)
+
+
+NAMES = (Alias("/x1", "/e/"), Alias("/lib", "/static/x"), Alias("/in", "/login"))
+
+
+@cases
+@given(
+    targets,
+    st.sampled_from([b"/k7", b"/K7", b"/k%37", b"/x1", b"/lib", b"/in", b""]),
+    routes_of,
+    st.booleans(),
+)
+@example(b"/login", b"/k7", (), False)
+@example(b"/METRICS", b"/k7", (), False)
+@example(b"/static/..%2flogin", b"/k7", (), False)
+@example(b"/static/INTERNAL/x", b"/k7", (RouteConfig("/static/internal/*", access=Access.PROTECTED),), False)
+@example(b"", b"/lib", (RouteConfig("/static/*", access=Access.PROTECTED),), False)
+def test_an_alias_opens_nothing(
+    target: bytes, name: bytes, routes: tuple[RouteConfig, ...], bearer: bool
+) -> None:
+    for app in (False, True):
+        names = NAMES if app else NAMES[:2]
+        judge(name + target, tables(routes, AliasesConfig("/k7", names, app)), routes, bearer=bearer)
 
 
 PLAIN = [preset.path.replace("<token>", "t").replace("<key>", "k").replace("*", "x") for preset in BUILT_IN]

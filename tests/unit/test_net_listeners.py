@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.config.schema import TcpAddress, UnixAddress
-from proxy.net.listeners import Listeners, owner_of
+from proxy.net.listeners import Listeners, _is_at, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,3 +184,55 @@ def test_sockets_know_what_they_are_for_and_learn_it_anew_at_a_reload() -> None:
             assert set(sockets(before)) < set(sockets(after))
         finally:
             after.close(but=before)
+
+
+def test_a_socket_that_exists_is_used_for_its_address_by_all_workers(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.create_server(("127.0.0.2", 0)) as unasked,
+    ):
+        unix.bind(path)
+        unix.listen()
+        given = [each.dup() for each in (tcp, unix, unasked)]
+        asked = TcpAddress(*tcp.getsockname())
+        with bound(ANY, asked, UnixAddress(path), shares=2, given=given) as before:
+            assert before.addresses[1:] == (asked, UnixAddress(path))
+            each = [before.for_worker(number, {0, 1}) for number in range(2)]
+            assert each[0][1:] == each[1][1:]
+            assert [listener.socket for listener in each[0][1:]] == given[:2]
+            assert [listener.entry for listener in each[0]] == [0, 1, 2]
+            after = Listeners.bind([asked], backlog=64, shares=4, reuse_port=True, kept=before, given=given)
+            assert [each.socket for each in sockets(after)] == [given[0]]
+            before.close(but=after)
+            assert accepts(asked)
+            after.close()
+            given[2].close()
+        assert accepts(asked)  # it is still open where it came from
+        assert accepts(UnixAddress(path))
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "is_it"),
+    [
+        ("127.0.0.1", "localhost", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "0.0.0.0", True),
+        ("0.0.0.0", "::", False),
+    ],
+)
+def test_which_address_a_socket_is_for(host: str, asked: str, is_it: bool) -> None:
+    with socket.create_server((host, 0)) as sock:
+        address = TcpAddress(asked, sock.getsockname()[1])
+        assert _is_at(sock, address) is is_it
+        assert not _is_at(sock, TcpAddress(asked, 1))
+        assert not _is_at(sock, UnixAddress("/x"))
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_one_socket_for_both_families(both: bool) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=both) as sock:
+        port = sock.getsockname()[1]
+        assert _is_at(sock, TcpAddress("::", port))
+        assert _is_at(sock, TcpAddress("0.0.0.0", port)) is both

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.clock import NEVER
 from proxy.config.schema import LogLevel
 from proxy.workers import MAX_DRAINING
 from proxy.workers.fleet import (
+    ALIVE_PATIENCE,
     CLOSE_PATIENCE,
     DRAIN_MARGIN,
     HEALTHY,
@@ -31,6 +31,8 @@ from proxy.workers.fleet import (
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from proxy.workers.fleet import Command, Worker
 
 DRAIN = 25.0
@@ -68,9 +70,12 @@ class Stage:
     def ended(self, worker: Worker, *, clean: bool = False) -> list[Command]:
         return list(self.fleet.ended(worker, {"pid": 7}, self.clock.now, clean=clean))
 
-    def turn(self, seconds: float) -> list[Command]:
-        """Let time pass."""
+    def turn(self, seconds: float, silent: Collection[Worker] = ()) -> list[Command]:
+        """Let time pass; all workers but the ``silent`` ones say that they are alive."""
         self.clock.now += seconds
+        for worker in self.workers:
+            if worker not in silent:
+                self.fleet.alive(worker, self.clock.now)
         commands = list(self.fleet.tick(self.clock.now))
         self._started(commands)
         return commands
@@ -98,7 +103,7 @@ def test_a_generation_serves_once_all_its_workers_are_ready(stage: Stage) -> Non
     generation = first.generation
     assert stage.ready(first) == [Promote(generation, None), Share(generation)]
     assert stage.fleet.current is generation
-    assert stage.fleet.due == NEVER
+    assert stage.fleet.due == stage.clock.now + ALIVE_PATIENCE
     assert repr(generation) == "<Generation 1 of 2: 1 SERVING, 2 SERVING>"
 
 
@@ -127,6 +132,39 @@ def test_a_worker_that_is_not_ready_in_time_is_killed(stage: Stage) -> None:
         Kill(second),
     ]
     assert stage.turn(100) == []  # once
+
+
+def test_a_worker_that_is_not_heard_is_killed(stage: Stage) -> None:
+    first, second = stage.serving()
+    heard = 0.0
+    while heard + 1 < ALIVE_PATIENCE:
+        assert stage.turn(1, silent=[first]) == []
+        heard += 1
+    assert stage.turn(1, silent=[first]) == [
+        Note(LogLevel.ERROR, "worker_stuck", {"worker": 1, "phase": "serving"}),
+        Kill(first),
+    ]
+    assert second.due > stage.clock.now
+    assert stage.turn(1, silent=[first]) == []  # once
+    (died, _) = stage.ended(first)
+    assert isinstance(died, Note)
+    assert died.event == "worker_died"
+
+
+def test_nobody_is_killed_because_the_parent_itself_was_stopped(stage: Stage) -> None:
+    workers = stage.serving()
+    stage.turn(1)
+    assert stage.turn(3600, silent=workers) == []
+    assert stage.turn(ALIVE_PATIENCE / 2, silent=workers) == []
+    assert [type(command) for command in stage.turn(ALIVE_PATIENCE / 2, silent=workers)] == [Note, Kill] * 2
+
+
+def test_one_that_drains_has_the_time_of_the_drain(stage: Stage) -> None:
+    workers = stage.serving()
+    list(stage.fleet.stop(stage.clock.now))
+    stage.turn(1)
+    for _ in range(int(DRAIN)):
+        assert stage.turn(1, silent=workers) == []
 
 
 # Dying and coming again.

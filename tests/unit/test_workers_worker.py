@@ -17,7 +17,18 @@ from proxy.net.listen import bind
 from proxy.observe.turns import Turns, lock_file
 from proxy.server import Proxy
 from proxy.workers import worker as module
-from proxy.workers.channel import Accept, Channel, Close, Counted, Drain, Failed, Handed, Ready, Retired
+from proxy.workers.channel import (
+    Accept,
+    Alive,
+    Channel,
+    Close,
+    Counted,
+    Drain,
+    Failed,
+    Handed,
+    Ready,
+    Retired,
+)
 from proxy.workers.worker import Worker, main, work
 from tests.support.play import Actor, Play
 from tests.support.turning import turns, until
@@ -44,13 +55,17 @@ class Parent:
 
     def kinds(self) -> list[type[Message]]:
         self.heard += self.channel.receive()
-        return [type(message) for message in self.heard if not isinstance(message, Counted)]
+        return [type(message) for message in self.heard if not isinstance(message, Counted | Alive)]
 
     def counted(self) -> Snapshot:
         """The last counters that were pushed."""
         self.heard += self.channel.receive()
         pushed = [message for message in self.heard if isinstance(message, Counted)]
         return pushed[-1].snapshot if pushed else {}
+
+    def number_of(self, kind: type[Message]) -> int:
+        self.heard += self.channel.receive()
+        return sum(isinstance(message, kind) for message in self.heard)
 
     def hand(self, number: int, listener: Listener) -> None:
         self.channel.send(Handed(number, str(listener.address), listener.entry), listener.socket.fileno())
@@ -180,11 +195,11 @@ async def test_counters_are_pushed_when_they_change_and_at_the_end(
             await served(play, client)
             await until(lambda: parent.counted().get("posthog_proxy_requests_total"))
             assert parent.counted()["posthog_proxy_open_connections"] == 1
-            pushes = len(parent.heard)
-            for _ in range(3):  # nothing changes: nothing is said
-                await asyncio.sleep(module.PUSH_INTERVAL)
-            assert parent.counted()
-            assert len(parent.heard) == pushes
+            pushes = parent.number_of(Counted)
+            beats = parent.number_of(Alive)
+            # Nothing changes: nothing is said, but that it is alive.
+            await until(lambda: parent.number_of(Alive) > beats + 2)
+            assert parent.number_of(Counted) == pushes
         parent.channel.send(Drain(handover=False))
         await task
         last = parent.counted()
@@ -231,7 +246,7 @@ def test_it_reads_its_configuration_and_hears_no_signal(tmp_path: Path) -> None:
     sources = Sources(None, {"upstream": "http://127.0.0.1:1", "log.access": "off", "log.errors": str(log)})
     with told(sources, Close()) as (status, heard):
         assert status == 0
-        assert [type(message) for message in heard] == [Ready, Counted, Counted]
+        assert [type(message) for message in heard] == [Ready, Alive, Counted, Counted]
     assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
 
 
