@@ -12,11 +12,15 @@ from proxy.message import Credential, Forward
 from proxy.rules.access import Denial, basic_credentials, without_password
 from proxy.rules.decide import refuse
 from proxy.serve.forward_auth import ForwardAuth
-from proxy.serve.passwords import FULL, Passwords
 
 if TYPE_CHECKING:
     from proxy.message import Ask, Decision, RequestHead
+    from proxy.serve.passwords import Passwords
     from proxy.serve.runtime import Runtime
+
+CHECKS_FULL = Denial(
+    503, "password_checks_full", "too many passwords are being checked at the moment", retry_after=2
+)
 
 
 class Admission:
@@ -28,7 +32,11 @@ class Admission:
     def __init__(self, runtime: Runtime) -> None:
         access = runtime.config.access
         self._table = runtime.tables.access
-        self._passwords = Passwords(access, runtime.clock, runtime.error) if access.basic_auth_file else None
+        self._passwords: Passwords | None = None
+        if access.basic_auth_file:
+            from proxy.serve.passwords import Passwords  # bcrypt and threads: not for those without
+
+            self._passwords = Passwords(access, runtime.clock, runtime.error)
         self._service = ForwardAuth(runtime) if access.forward_auth else None
 
     async def admit(self, forward: Forward, ask: Ask, head: RequestHead) -> Decision:
@@ -65,5 +73,5 @@ class Admission:
         assert self._passwords is not None
         right = await self._passwords.check(*given)
         if right is None:
-            return FULL
+            return CHECKS_FULL
         return without_password(forward) if right else self._table.wrong_password()

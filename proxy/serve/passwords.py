@@ -21,7 +21,6 @@ import bcrypt
 from proxy.config.htpasswd import HtpasswdError, cost_of, read_htpasswd
 from proxy.config.schema import LogLevel
 from proxy.errors import ConfigError, Problem
-from proxy.rules.access import Denial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,10 +39,6 @@ LOOK_INTERVAL = 1.0
 
 PASSWORD_BYTES = 72
 """What bcrypt takes of a password; htpasswd cuts there too."""
-
-FULL = Denial(
-    503, "password_checks_full", "too many passwords are being checked at the moment", retry_after=2
-)
 
 
 class Passwords:
