@@ -240,6 +240,7 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    sdk: bool = False
     access: Access = Access.PROTECTED
     cut: int = 0
     lead: bytes = b""

@@ -64,6 +64,15 @@ NOT_ALLOWED = Denial(403, "not_allowed", "you are not allowed here")
 """Any one demand would do, and none that can be checked at once is met."""
 
 
+_DEMANDS = ("allowed_ip_blocks", "client_certificate", "basic_auth_file", "forward_auth")
+
+
+def passes_unasked(access: Access, config: AccessConfig) -> bool:
+    """Is a path with this ``access`` open to whoever comes?"""
+    demanding = any(getattr(config, word) for word in _DEMANDS)
+    return access is Access.PUBLIC or (access is not Access.NEVER and not demanding)
+
+
 def is_stricter(access: Access, other: Access) -> bool:
     """Whether ``access`` is for fewer than ``other``."""
     return _STRICTNESS[access] > _STRICTNESS[other]
@@ -150,6 +159,8 @@ class AccessTable:
     forward: bool
     any_suffices: bool
     challenge: Fields
+    demands: tuple[str, ...]
+    """What a protected path demands, in the words of the configuration; empty: nothing."""
 
     @classmethod
     def of(cls, config: AccessConfig) -> AccessTable:
@@ -164,18 +175,8 @@ class AccessTable:
             forward=config.forward_auth != "",
             any_suffices=config.satisfy is Satisfy.ANY,
             challenge=((b"WWW-Authenticate", challenge),),
+            demands=tuple(word for word in _DEMANDS if getattr(config, word)),
         )
-
-    @property
-    def demands(self) -> tuple[str, ...]:
-        """What a protected path demands, in the words of the configuration; empty: nothing."""
-        words = {
-            "allowed_ip_blocks": self.blocks is not None,
-            "client_certificate": self.certificate,
-            "basic_auth_file": self.basic,
-            "forward_auth": self.forward,
-        }
-        return tuple(word for word, wanted in words.items() if wanted)
 
     def wrong_password(self) -> Denial:
         """What is said to whoever gave no password, or a wrong one."""

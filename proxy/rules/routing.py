@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
 from proxy.message import SDK_CLASSES, Access, EndpointClass, Route
-from proxy.rules.access import ACCESS, is_stricter, opener
+from proxy.rules.access import ACCESS, is_stricter, opener, passes_unasked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +37,7 @@ _SMALL_BODIES = SDK_CLASSES - _INGEST
 _RESEND_HELD = _INGEST | {EndpointClass.FLAGS}
 _WEBSOCKET = frozenset({EndpointClass.PROTECTED, EndpointClass.PUBLIC, EndpointClass.STREAM})
 _SPOOLABLE = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
-_FAST = _INGEST | {EndpointClass.FLAGS, EndpointClass.SDK_READ}
+_FAST = frozenset(EndpointClass) - {EndpointClass.STREAM, EndpointClass.NEVER}
 _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
 _ALIASED = SDK_CLASSES | {EndpointClass.PUBLIC}
@@ -328,14 +328,16 @@ def _misleading(alias: Alias) -> Problem:
 def _configured(route: RouteConfig, config: Config) -> _Configured:
     made = {cls: _configured_route(route, cls, config) for cls in EndpointClass}
     meant = made if route.cls is None else dict.fromkeys(EndpointClass, made[route.cls])
-    covered = {cls: _with_access(each, opener(each.access, ACCESS[cls])) for cls, each in meant.items()}
+    covered = {
+        cls: _with_access(each, opener(each.access, ACCESS[cls]), config) for cls, each in meant.items()
+    }
     return _Configured(route.path.removesuffix("*"), meant, covered)
 
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
     made = _route(route.path, cls, upstream, config)
-    made = made if route.access is None else _with_access(made, route.access)
+    made = made if route.access is None else _with_access(made, route.access, config)
     return replace(
         made,
         body_limit=made.body_limit if route.body_limit is None else route.body_limit,
@@ -350,9 +352,13 @@ def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) ->
     )
 
 
-def _with_access(route: Route, access: Access) -> Route:
-    """The fast path asks nobody for credentials, so it takes what is public."""
-    return replace(route, access=access, fast=route.cls in _FAST and access is Access.PUBLIC)
+def _with_access(route: Route, access: Access, config: Config) -> Route:
+    return replace(route, access=access, fast=_is_fast(route.cls, access, config))
+
+
+def _is_fast(cls: EndpointClass, access: Access, config: Config) -> bool:
+    """The fast path asks nobody for credentials."""
+    return cls in _FAST and passes_unasked(access, config.access)
 
 
 def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Route:
@@ -370,7 +376,8 @@ def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Rout
         resend_held=cls in _RESEND_HELD,
         websocket=cls in _WEBSOCKET,
         spoolable=cls in _SPOOLABLE,
-        fast=cls in _FAST,
+        fast=_is_fast(cls, ACCESS[cls], config),
+        sdk=cls in SDK_CLASSES,
         access=ACCESS[cls],
         drop_cookies=cls in _INGEST and config.forwarding.drop_ingest_cookies,
     )

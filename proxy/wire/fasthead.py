@@ -377,10 +377,13 @@ class AnswerReader:
     (rules/symptoms.py). ``hsts`` is the Strict-Transport-Security that they get; another one is another
     reader."""
 
-    def __init__(self, limits: HeadLimits, table: ForwardingTable, hsts: bytes = b"") -> None:
+    def __init__(
+        self, limits: HeadLimits, table: ForwardingTable, hsts: bytes = b"", *, sdk: bool = True
+    ) -> None:
         self._limits = limits
         self._table = table
         self.hsts = hsts
+        self._sdk = sdk
         self._seen: tuple[dict[bytes, FastAnswer | None], ...] = ({}, {}, {}, {})
 
     def __repr__(self) -> str:
@@ -414,7 +417,7 @@ class AnswerReader:
             return None
         line, fields, framing = checked.line, checked.fields, checked.framing
         bounded = framing.kind in (FramingKind.LENGTH, FramingKind.NONE)
-        if line.status < 200 or not bounded or betrays(line.status, fields):
+        if line.status < 200 or not bounded or betrays(line.status, fields, sdk=self._sdk):
             return None
         head = ResponseHead(line.status, line.reason, line.minor, fields, framing, checked.close)
         fields = response_fields(

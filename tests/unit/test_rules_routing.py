@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from proxy.config.schema import (
+    AccessConfig,
     Alias,
     AliasesConfig,
     Config,
@@ -191,10 +193,10 @@ class TestWhatHoldsForAClass:
             ("/s", "resend_held spoolable fast"),
             ("/flags", "resend_held fast"),
             ("/static/x.js", "fast"),
-            ("/flags/definitions", ""),
+            ("/flags/definitions", "fast"),
             ("/livestream/x", "websocket"),
-            ("/shared/x", "websocket"),
-            ("/api/users", "websocket"),
+            ("/shared/x", "websocket fast"),
+            ("/api/users", "websocket fast"),
             ("/metrics", ""),
         ],
     )
@@ -264,10 +266,16 @@ class TestAccess:
         assert route("/login", table).access is Access.PUBLIC
         assert route("/metrics", table).access is Access.NEVER
 
-    @pytest.mark.parametrize(("access", "fast"), [(Access.PUBLIC, True), (Access.PROTECTED, False)])
-    def test_only_what_is_public_is_fast(self, access: Access, fast: bool) -> None:
-        assert route("/e", configured(RouteConfig("/e", access=access))).fast is fast
-        assert not route("/login", configured(RouteConfig("/login", access=access))).fast
+    @pytest.mark.parametrize("access", Access)
+    def test_only_what_is_open_to_whoever_comes_is_fast(self, access: Access) -> None:
+        routes = (RouteConfig("/e", access=access), RouteConfig("/login", access=access))
+        blocks = AccessConfig(allowed_ip_blocks=(ip_network("203.0.113.0/24"),))
+        for path in ("/e", "/login"):
+            assert route(path, configured(*routes)).fast is (access is not Access.NEVER)
+            demanding = RoutingTable.of(Config(routes=routes, access=blocks))
+            assert route(path, demanding).fast is (access is Access.PUBLIC)
+        assert not route("/api/users", RoutingTable.of(Config(access=blocks))).fast
+        assert route("/e", RoutingTable.of(Config(access=blocks))).fast
 
 
 class TestConfiguredRoutes:
