@@ -42,6 +42,8 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
         "workers": "--workers",
+        "spool.directory": "--spool",
+        "spool.mode": "--spool-mode",
         "log.format": "--log-format",
         "log.access": "--access-log",
         "log.errors": "--error-log",

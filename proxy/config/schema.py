@@ -19,6 +19,7 @@ from proxy.config.declaration import KIB, MIB, key
 from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
+from proxy.config.spool import SpoolConfig
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
     Alias,
@@ -35,7 +36,7 @@ from proxy.config.values import (
     UnixAddress,
     UpstreamUrl,
 )
-from proxy.message import EndpointClass
+from proxy.message import EndpointClass, SpoolMode
 
 __all__ = [
     "KIB",
@@ -63,6 +64,7 @@ __all__ = [
     "PoolConfig",
     "PosthogConfig",
     "RouteConfig",
+    "SpoolConfig",
     "TcpAddress",
     "TimeoutsConfig",
     "TrustConfig",
@@ -93,6 +95,10 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    spool: SpoolMode | None = key(
+        None,
+        doc="Instead of `spool.mode`, for v0 ingest and replay below this path; needs `spool.directory`.",
+    )
     strip: str = key(
         "",
         form="path",
@@ -284,4 +290,5 @@ class Config:
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
+    spool: SpoolConfig = key(SpoolConfig(), doc="What is kept on disk while PostHog is away.")
     log: LogConfig = key(LogConfig(), doc="Logs.")

@@ -22,12 +22,20 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
-from proxy.message import SDK_CLASSES, EndpointClass, Route
+from proxy.message import SDK_CLASSES, SPOOLED_CLASSES, EndpointClass, Route, SpoolMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxy.config.schema import Alias, AliasesConfig, Config, LimitsConfig, RouteConfig, TimeoutsConfig
+    from proxy.config.schema import (
+        Alias,
+        AliasesConfig,
+        Config,
+        LimitsConfig,
+        RouteConfig,
+        SpoolConfig,
+        TimeoutsConfig,
+    )
 
 T = TypeVar("T")
 
@@ -35,7 +43,6 @@ _INGEST = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointC
 _SMALL_BODIES = SDK_CLASSES - _INGEST
 _RESEND_HELD = _INGEST | {EndpointClass.FLAGS}
 _WEBSOCKET = frozenset({EndpointClass.PROTECTED, EndpointClass.PUBLIC, EndpointClass.STREAM})
-_SPOOLABLE = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
 _FAST = _INGEST | {EndpointClass.FLAGS, EndpointClass.SDK_READ}
 _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
@@ -268,7 +275,7 @@ def _by_class(route: RouteConfig, config: Config) -> Mapping[EndpointClass, Rout
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
-    made = _route(route.path, cls, upstream, config)
+    made = _route(route.path, cls, upstream, config, route.spool)
     return replace(
         made,
         body_limit=made.body_limit if route.body_limit is None else route.body_limit,
@@ -283,9 +290,15 @@ def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) ->
     )
 
 
-def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Route:
-    """The route of a class with nothing configured for it."""
+def _route(
+    name: str, cls: EndpointClass, upstream: str, config: Config, spool: SpoolMode | None = None
+) -> Route:
+    """The route of a class with nothing configured for it but ``spool``."""
     limits, timeouts = config.limits, config.timeouts
+    spool = _spool_mode(cls, spool, config.spool)
+    first_byte = _first_byte_timeout(cls, timeouts)
+    if spool is SpoolMode.FALLBACK:
+        first_byte = min(first_byte, config.spool.first_byte)
     return Route(
         name=name,
         cls=cls,
@@ -293,14 +306,20 @@ def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Rout
         body_limit=_body_limit(cls, limits),
         body_timeout=timeouts.body_ingest if cls in SDK_CLASSES else timeouts.body_app,
         connect_timeout=timeouts.connect_flags if cls is EndpointClass.FLAGS else timeouts.connect,
-        first_byte_timeout=_first_byte_timeout(cls, timeouts),
+        first_byte_timeout=first_byte,
         answer_stall_timeout=timeouts.stream_stall if cls is EndpointClass.STREAM else timeouts.answer_stall,
         resend_held=cls in _RESEND_HELD,
         websocket=cls in _WEBSOCKET,
-        spoolable=cls in _SPOOLABLE,
+        spool=spool,
         fast=cls in _FAST,
         drop_cookies=cls in _INGEST and config.forwarding.drop_ingest_cookies,
     )
+
+
+def _spool_mode(cls: EndpointClass, wished: SpoolMode | None, config: SpoolConfig) -> SpoolMode:
+    if not config.directory or cls not in SPOOLED_CLASSES:
+        return SpoolMode.OFF
+    return config.mode if wished is None else wished
 
 
 def _body_limit(cls: EndpointClass, limits: LimitsConfig) -> int:
