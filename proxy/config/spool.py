@@ -69,15 +69,15 @@ class SpoolConfig:
         why="Without a spool they would be lost at once; with one they must not fill it.",
     )
     memory: int = key(
-        16 * MIB,
+        32 * MIB,
         unit="bytes",
         minimum=MIB,
         maximum=1024 * MIB,
-        doc="The most that each worker holds in memory for a disk that is slow; then 503.",
-        why="Eight thousand events: several seconds.",
+        doc="The most that each worker holds in memory on its way to disk; then 503.",
+        why="Fifteen thousand events: several seconds.",
     )
     piece: int = key(
-        128 * KIB,
+        64 * KIB,
         unit="bytes",
         minimum=4 * KIB,
         maximum=4 * MIB,

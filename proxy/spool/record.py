@@ -60,7 +60,8 @@ class SpoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A record in the store. ``length``: bytes of its body; ``attempts``: deliveries that were put off."""
+    """A record in the store. ``length``: bytes of its body; ``attempts``: deliveries that were put off.
+    ``inline``: the body, where it is small and was read along; ``Keeper.body`` yields it in any case."""
 
     id: RecordId
     arrived: float
@@ -70,6 +71,7 @@ class Stored:
     head: bytes
     length: int
     attempts: int
+    inline: bytes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
