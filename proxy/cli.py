@@ -44,6 +44,8 @@ _KEY_FLAGS = {
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
     "access.allowed_ip_blocks": ("LIST", "who may use what is not public: addresses and CIDR blocks"),
     "workers": ("N|auto", "worker processes; auto: one for each CPU"),
+    "spool.directory": ("DIR", "keep events and replay there while PostHog is away, deliver them later"),
+    "spool.mode": ("MODE", "fallback (default): keep what PostHog did not take; first: keep, then deliver"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),

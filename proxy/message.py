@@ -216,6 +216,20 @@ class Ask:
     one_suffices: bool = False
 
 
+class SpoolMode(enum.Enum):
+    """What becomes of a request that the spool may keep: nothing (it is as if there were no spool), it is
+    kept when PostHog does not take it, or always, before PostHog hears of it."""
+
+    OFF = "off"
+    FALLBACK = "fallback"
+    FIRST = "first"
+
+
+SPOOLED_CLASSES = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
+"""The classes that may be kept and delivered later (PostHog fact: their answer is always the same, while
+v1 ingest answers for each event)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a path goes and what holds there. Sizes in bytes, times in seconds.
@@ -238,7 +252,7 @@ class Route:
     answer_stall_timeout: float
     resend_held: bool = False
     websocket: bool = False
-    spoolable: bool = False
+    spool: SpoolMode = SpoolMode.OFF
     fast: bool = False
     sdk: bool = False
     access: Access = Access.PROTECTED

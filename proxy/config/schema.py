@@ -20,6 +20,7 @@ from proxy.config.declaration import KIB, MIB, key
 from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
+from proxy.config.spool import SpoolConfig
 from proxy.config.tls import CertificateConfig, TlsConfig, configured_certificates
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
@@ -40,7 +41,7 @@ from proxy.config.values import (
     UnixAddress,
     UpstreamUrl,
 )
-from proxy.message import Access, EndpointClass
+from proxy.message import Access, EndpointClass, SpoolMode
 
 __all__ = [
     "KIB",
@@ -71,6 +72,7 @@ __all__ = [
     "PosthogConfig",
     "RouteConfig",
     "Satisfy",
+    "SpoolConfig",
     "TcpAddress",
     "TimeoutsConfig",
     "TlsConfig",
@@ -104,6 +106,10 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    spool: SpoolMode | None = key(
+        None,
+        doc="Instead of `spool.mode`, for v0 ingest and replay below this path; needs `spool.directory`.",
+    )
     strip: str = key(
         "",
         form="path",
@@ -293,4 +299,5 @@ class Config:
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
+    spool: SpoolConfig = key(SpoolConfig(), doc="What is kept on disk while PostHog is away.")
     log: LogConfig = key(LogConfig(), doc="Logs.")
