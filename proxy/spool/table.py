@@ -324,7 +324,8 @@ class Table:
         """Give up to ``pages`` unused pages back to the disk where there are more than ``keep``."""
         (unused,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if unused > keep:
-            self._connection.execute(f"PRAGMA incremental_vacuum({min(pages, unused - keep)})").fetchall()
+            # A step of this statement frees one page, and only executescript takes them all.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({min(pages, unused - keep)})")
 
     def empty_log(self) -> None:
         """Move the whole log into the database, so that its room can be used again."""

@@ -16,6 +16,7 @@ However it ends, it says so with a last batch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -167,7 +168,7 @@ class Writer:
     def _work(self) -> None:
         last = float("-inf")
         while True:
-            item = self._queue.get()
+            item = self._next()
             pause = last + self._settings.commit_interval - self._clock.monotonic()
             if pause > 0:
                 time.sleep(pause)
@@ -181,6 +182,16 @@ class Writer:
                 self._told(Batch([(item, error)], self._state()))
             elif item is None:
                 return
+
+    def _next(self) -> Job | None:
+        """The next thing asked; until there is one, pieces that nothing refers to are deleted."""
+        for opened in self._files.values():
+            while opened.table.garbage:
+                with contextlib.suppress(Empty):
+                    return self._queue.get_nowait()
+                if self._transaction(opened.table, ()) is not None:
+                    break
+        return self._queue.get()
 
     def _gather(self, item: Job | None) -> tuple[list[Job], Job | None]:
         """The jobs asked by now for one transaction, ``item`` the first, and what ended them: work of
@@ -280,8 +291,6 @@ class Writer:
             table = opened.table
             table.changed_outside()
             wishes |= table.take_wishes()
-            if table.garbage:
-                self._transaction(table, ())
             table.shrink(KEPT_PAGES, SHRINK_PAGES)
             if key != self._own and table.empty:
                 self._retired[key] = self._files.pop(key)
