@@ -223,6 +223,7 @@ def test_room_is_given_back_to_the_disk(table: Table, path: Path) -> None:
     rows = add(table, *[100_000] * 20)
     within(table, lambda: table.remove(rows))
     table.empty_log()
+    assert 20 * 100_000 < table.unused_bytes() < 20 * 110_000
     large = path.stat().st_size
     table.shrink(keep=10, pages=100)
     table.empty_log()
