@@ -15,6 +15,7 @@ the log. A crash at any moment leaves every transaction whole or not there at al
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -97,8 +98,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
     """Bring the tables to the newest version, each step whole or not at all. Raises ``Newer``, or
     ``sqlite3.Error``."""
     version = version_of(connection)
-    if version > len(migrations):
-        raise Newer(f"version {version}; this program knows up to {len(migrations)}")
+    _refuse_newer(version, migrations)
     for number, statements in enumerate(migrations[version:], version + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -111,6 +111,11 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
             raise
 
 
+def _refuse_newer(version: int, migrations: Sequence[Sequence[str]]) -> None:
+    if version > len(migrations):
+        raise Newer(f"version {version}; this program knows up to {len(migrations)}")
+
+
 def check(connection: sqlite3.Connection) -> None:
     """Read the whole file and raise ``Damaged`` unless it is sound. Linear in its size."""
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -119,15 +124,14 @@ def check(connection: sqlite3.Connection) -> None:
 
 
 def prepare(path: Path) -> None:
-    """Check a file and bring it up to date, before anybody uses it. Raises ``Newer``, ``Damaged``, or
-    ``sqlite3.Error`` where it could not be asked."""
+    """Check a file and bring it up to date, before anybody uses it; one of a later version is not touched.
+    Raises ``Newer``, ``Damaged``, or ``sqlite3.Error`` where it could not be asked."""
     try:
-        connection = connect(path)
-        try:
+        with contextlib.closing(connect(path, read_only=True)) as connection:
+            _refuse_newer(version_of(connection), MIGRATIONS)
+        with contextlib.closing(connect(path)) as connection:
             check(connection)
             migrate(connection)
-        finally:
-            connection.close()
     except sqlite3.DatabaseError as error:
         if primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise Damaged(str(error)) from error

@@ -320,12 +320,19 @@ class Table:
             self._connection.execute("DELETE FROM wishes")
         return wishes
 
+    def unused_bytes(self) -> int:
+        """Return what the file has in pages that are not used."""
+        (pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        (size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(size)
+
     def shrink(self, keep: int, pages: int) -> None:
         """Give up to ``pages`` unused pages back to the disk where there are more than ``keep``."""
         (unused,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if unused > keep:
-            self._connection.execute(f"PRAGMA incremental_vacuum({min(pages, unused - keep)})").fetchall()
+            # A step of this statement frees one page, and only executescript takes them all.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({min(pages, unused - keep)})")
 
     def empty_log(self) -> None:
-        """Move the whole log into the database, so that its room can be used again."""
-        self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        """Move the whole log into the database, and give its room back to the disk."""
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

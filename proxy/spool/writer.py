@@ -8,7 +8,7 @@
 
 Two commits are at least ``spool.commit_interval`` apart, so that under load many records share one; the
 first after a pause goes at once. An error of one file fails the jobs of that file in that batch and nothing
-else; where the disk is full, the log's room is won back and what frees room is tried once more.
+else; where the disk is full, the log's room is won back, and what frees room is tried once more.
 
 The thread never calls into the loop but by ``told``, which hands a ``Batch`` over (call_soon_threadsafe).
 However it ends, it says so with a last batch.
@@ -16,6 +16,7 @@ However it ends, it says so with a last batch.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -48,9 +49,6 @@ T = TypeVar("T")
 MOST_JOBS = 1000
 MOST_BYTES = 8 * 1024 * 1024
 """What one batch holds at most."""
-
-DISK_LOOKS = 1.0
-"""Seconds between two looks at the disk's free room, while there is something to write."""
 
 KEPT_PAGES = 4096
 SHRINK_PAGES = 1024
@@ -135,7 +133,6 @@ class Writer:
         self._own = ""
         self._dropped = 0
         self._disk_full = False
-        self._looked_at_disk = float("-inf")
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     def start(self) -> None:
@@ -167,20 +164,31 @@ class Writer:
     def _work(self) -> None:
         last = float("-inf")
         while True:
-            item = self._queue.get()
+            item = self._next()
             pause = last + self._settings.commit_interval - self._clock.monotonic()
             if pause > 0:
                 time.sleep(pause)
             jobs, item = self._gather(item)
             if jobs:
                 last = self._clock.monotonic()
-                self._look_at_disk(last)
-                self._told(Batch(self._write(jobs), self._state()))
+                finished = self._write(jobs)
+                self._disk_full = self._is_disk_full()
+                self._told(Batch(finished, self._state()))
             if isinstance(item, Upkeep):
                 error = self._keep_up(item)
                 self._told(Batch([(item, error)], self._state()))
             elif item is None:
                 return
+
+    def _next(self) -> Job | None:
+        """The next thing asked; until there is one, pieces that nothing refers to are deleted."""
+        for opened in self._files.values():
+            while opened.table.garbage:
+                with contextlib.suppress(Empty):
+                    return self._queue.get_nowait()
+                if self._transaction(opened.table, ()) is not None:
+                    break
+        return self._queue.get()
 
     def _gather(self, item: Job | None) -> tuple[list[Job], Job | None]:
         """The jobs asked by now for one transaction, ``item`` the first, and what ended them: work of
@@ -217,11 +225,11 @@ class Writer:
         for job in jobs:
             job.spoil(error)
         errors = dict.fromkeys(jobs, error)
-        freeing = [job for job in jobs if job.frees]
-        again = isinstance(error, SpoolFull) and freeing and _emptied(table)
-        if again and self._transaction(table, freeing) is None:
-            for job in freeing:
-                del errors[job]
+        if isinstance(error, SpoolFull) and _emptied(table):
+            freeing = [job for job in jobs if job.frees]
+            if freeing and self._transaction(table, freeing) is None:
+                for job in freeing:
+                    del errors[job]
         return errors
 
     def _transaction(self, table: Table, jobs: Sequence[Job]) -> Error | None:
@@ -273,16 +281,15 @@ class Writer:
     def tend(self) -> bool:
         """Notice what commands did, give room back, retire adopted files that are empty. Returns whether
         a replay is wished for. Raises ``sqlite3.Error``."""
-        self._looked_at_disk = self._clock.monotonic()
         self._disk_full = self._is_disk_full()
         wishes: set[str] = set()
         for key, opened in list(self._files.items()):
             table = opened.table
             table.changed_outside()
             wishes |= table.take_wishes()
-            if table.garbage:
-                self._transaction(table, ())
-            table.shrink(KEPT_PAGES, SHRINK_PAGES)
+            table.shrink(0 if self._disk_full else KEPT_PAGES, SHRINK_PAGES)
+            if self._disk_full:
+                _emptied(table)
             if key != self._own and table.empty:
                 self._retired[key] = self._files.pop(key)
         return REPLAY_NOW in wishes
@@ -311,17 +318,15 @@ class Writer:
             tuple(self._files),
         )
 
-    def _look_at_disk(self, now: float) -> None:
-        if now - self._looked_at_disk >= DISK_LOOKS:
-            self._looked_at_disk = now
-            self._disk_full = self._is_disk_full()
-
     def _is_disk_full(self) -> bool:
+        """Whether too little of the disk is free; what is unused in our own file can be used again."""
         try:
             disk = os.statvfs(self._directory)
-        except OSError:  # whoever writes next will hear of it
+            wanted = disk.f_blocks * disk.f_frsize * self._settings.keep_free // 100
+            lacking = wanted - disk.f_bavail * disk.f_frsize
+            return lacking > 0 and lacking > self._files[self._own].table.unused_bytes()
+        except (OSError, sqlite3.Error):  # whoever writes next will hear of it
             return False
-        return disk.f_bavail * 100 < disk.f_blocks * self._settings.keep_free
 
 
 def _sum(one: UpstreamFigures, other: UpstreamFigures) -> UpstreamFigures:

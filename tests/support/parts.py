@@ -73,6 +73,15 @@ def _module(name: str) -> Part:
     return Part(lambda: str(folder) if (folder / "package.json").is_file() else None, "make provision")
 
 
+def _mounts() -> str | None:
+    """`unshare`, where it may mount a file system that nobody else sees."""
+    unshare = shutil.which("unshare", path=SEARCH_PATH)
+    mount = ["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    if unshare is None or subprocess.run([unshare, *mount], capture_output=True, check=False).returncode:
+        return None
+    return unshare
+
+
 PARTS = {
     "nginx": _program("nginx", "nginx-light"),
     "haproxy": _program("haproxy", "haproxy"),
@@ -84,6 +93,7 @@ PARTS = {
     "htpasswd": _program("htpasswd", "apache2-utils"),
     "wrk": _program("wrk", "wrk"),
     "node": Part(_node, "make provision (or install Node.js 20 or later)"),
+    "mounts": Part(_mounts, "root, or a kernel with unprivileged user namespaces"),
     "posthog-js": _module("posthog-js"),
     "posthog-node": _module("posthog-node"),
 }
