@@ -69,10 +69,13 @@ class FastSpool(FastRecord):
         )
 
     def _keep(self, data: bytes) -> bool:
-        """Hand it to the store; false: it is not for the spool, or not all here."""
+        """Hand it to the store; false: it is not for the spool."""
         spooling = self._runtime.spooling
-        if spooling is None or len(data) < self._whole or self._method not in KEPT_METHODS:
+        if spooling is None or self._method not in KEPT_METHODS:
             return False
+        if len(data) < self._whole:
+            self.hand_over()  # which keeps it in pieces
+            return True
         self.stage = Stage.KEEPING
         self._connection.due = NEVER  # the store heeds spool.commit_timeout itself
         self._kept_before += 1

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
+from proxy.serve.spooling import Spooling
 from proxy.server import Proxy
 from tests.support.clock import HandClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tests.support.keeping import Kept
 
 PATIENCE = 10.0
 """Seconds of real time after which a test that waits in vain fails."""
@@ -94,8 +97,9 @@ class Actor:
 class Play:
     """The stage: ``client()`` connects to the proxy, ``upstream()`` is the next connection it makes."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, *, keeper: Kept | None = None, **config: Any) -> None:
         self.clock = HandClock()
+        self.keeper = keeper
         self.access = bytearray()
         self.errors = bytearray()
         self._config: Mapping[str, Any] = config
@@ -114,6 +118,9 @@ class Play:
             access_sink=self.access.extend,
             error_sink=self.errors.extend,
         )
+        if self.keeper is not None:
+            runtime = self.proxy._runtime
+            runtime.spooling = Spooling(runtime, self.keeper, self.keeper.wake)
         await self.proxy.start()
         return self
 
