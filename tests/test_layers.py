@@ -38,6 +38,7 @@ LAYERS = {
     "notify": TOP,
     "doctor": TOP,
     "cli": TOP,
+    "spool_command": TOP,
     "standin": TOP,
     "__init__": TOP,
     "__main__": TOP,
