@@ -217,8 +217,11 @@ class Writer:
             by_file.setdefault(job.key, []).append(job)
         errors: dict[Job, Error] = {}
         for key, group in by_file.items():
-            if key in self._files:  # of a file that is gone there is nothing left to change
+            if key in self._files:
                 errors |= self._commit(self._files[key].table, group)
+            else:  # in a file that is gone nothing is left to change, and nothing can be kept
+                gone = SpoolFailed(f"there is no file {key!r}")
+                errors |= {job: gone for job in group if not job.frees}
         return [(job, errors.get(job)) for job in jobs]
 
     def _commit(self, table: Table, jobs: Sequence[Job]) -> dict[Job, Error]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.clock import NEVER, Clock
+from proxy.clock import NEVER, Clock, Deadlines
 from proxy.spool import files, schema
 from proxy.spool.record import Figures, Receipt, SpoolFailed, SpoolFull, UpstreamFigures
 from proxy.spool.store import Store
@@ -76,6 +76,31 @@ async def test_the_receipt_is_not_given_from_within_append(tmp_path: Path) -> No
             await outcome_of(store, b"y")
             assert len(told) == 1
         told.clear()
+
+
+async def test_only_the_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+    directory = tmp_path / "spool"
+    async with opened(directory) as store:
+        await kept(store, b"private")
+        await everything(store)
+        modes = {path.name.rpartition("-")[2]: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+        assert len(modes) == 4
+        assert set(modes.values()) == {0o600}
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_loops_deadlines_watch_it(tmp_path: Path) -> None:
+    clock, disk = HandClock(), Disk()
+    deadlines = Deadlines(clock)
+    async with opened(tmp_path, clock=clock, fault=disk) as store:
+        deadlines.watch(store)
+        disk.go.clear()
+        waiting = asyncio.ensure_future(outcome_of(store))
+        await asyncio.sleep(0)
+        clock.now += SETTINGS.commit_timeout
+        deadlines.sweep()
+        assert isinstance(await waiting, SpoolFailed)
+        disk.go.set()
 
 
 async def test_figures(tmp_path: Path) -> None:
