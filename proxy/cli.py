@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["demo"]:  # it has a parser of its own
         return _demo(words[1:])
+    if words[:1] == ["spool"]:
+        return _spool(words[1:])
     options = _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "demo", help="the proxy before a stand-in for PostHog, with a real event", add_help=False
     )
+    commands.add_parser("spool", help="what waits for PostHog, and what it refused", add_help=False)
     return parser
 
 
@@ -142,6 +145,12 @@ def _demo(arguments: list[str]) -> int:
     from proxy.standin.demo import main as demo
 
     return demo(arguments)
+
+
+def _spool(arguments: list[str]) -> int:
+    from proxy.spool_command import main as spool
+
+    return spool(arguments)
 
 
 def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
@@ -229,6 +238,8 @@ def _summary(config: Config) -> list[str]:
             f"alias {config.aliases.prefix}/*: {'every' if config.aliases.app else 'every public'} path"
         )
     lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
+    if config.spool.directory:
+        lines.append(f"spool: {config.spool.directory} ({config.spool.mode.value})")
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
     lines += [f"front {_front(front)}" for front in config.fronts]
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]

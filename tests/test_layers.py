@@ -40,6 +40,7 @@ LAYERS = {
     "doctor": TOP,
     "routes": TOP,
     "cli": TOP,
+    "spool_command": TOP,
     "standin": TOP,
     "__init__": TOP,
     "__main__": TOP,

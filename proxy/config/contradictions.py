@@ -49,10 +49,7 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (
-        *(_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases),
-        *(_certificates, _spool),
-    )
+    checks = (_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases, _certificates, _spool)
     found = [problem for check in checks for problem in check(config, given)]
     named = (_routes, _entrances, _forward_auth)
     return [*found, *(problem for check in named for problem in check(config, given, upstreams))]

@@ -57,7 +57,8 @@ class SpoolConfig:
         unit="percent",
         minimum=0,
         maximum=90,
-        doc="Take nothing more when less of the disk is free.",
+        doc="Take nothing more when less of the disk is free, or less than 16MiB; 0: until the disk is full, "
+        "when not even delivered records can be deleted.",
         why="A full disk stops more than the spool.",
     )
     max_dead_letters: int = key(

@@ -102,6 +102,7 @@ class Table:
 
     def load(self) -> None:
         """Count what is there when the file is opened, and find what entries that never ended left over."""
+        self._seen_version = self._version()
         self.recount()
         rows = self._connection.execute(
             f"SELECT DISTINCT id >> {PIECE_BITS} AS record FROM pieces"
@@ -135,12 +136,17 @@ class Table:
 
     def changed_outside(self) -> bool:
         """Whether another connection has written since the last call; if so, everything is counted anew."""
-        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        changed = self._seen_version not in (0, version)
+        version = self._version()
+        changed = version != self._seen_version
         self._seen_version = version
         if changed or self.stale:
             self.recount()
         return changed
+
+    def _version(self) -> int:
+        """A number that others' commits change, and ours do not."""
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def figures(self) -> dict[str, UpstreamFigures]:
         """Return what waits for each upstream."""

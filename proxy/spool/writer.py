@@ -50,6 +50,10 @@ MOST_JOBS = 1000
 MOST_BYTES = 8 * 1024 * 1024
 """What one batch holds at most."""
 
+LEAST_FREE = 16 * 1024 * 1024
+"""Room on the disk that is left in any case: what is in the log needs as much again when it is moved into the
+database, and a batch may still come."""
+
 KEPT_PAGES = 4096
 SHRINK_PAGES = 1024
 """Unused pages (4 KiB) that a file keeps, and those that it gives back in one tending."""
@@ -213,8 +217,11 @@ class Writer:
             by_file.setdefault(job.key, []).append(job)
         errors: dict[Job, Error] = {}
         for key, group in by_file.items():
-            if key in self._files:  # of a file that is gone there is nothing left to change
+            if key in self._files:
                 errors |= self._commit(self._files[key].table, group)
+            else:  # in a file that is gone nothing is left to change, and nothing can be kept
+                gone = SpoolFailed(f"there is no file {key!r}")
+                errors |= {job: gone for job in group if not job.frees}
         return [(job, errors.get(job)) for job in jobs]
 
     def _commit(self, table: Table, jobs: Sequence[Job]) -> dict[Job, Error]:
@@ -287,11 +294,14 @@ class Writer:
             table = opened.table
             table.changed_outside()
             wishes |= table.take_wishes()
-            table.shrink(0 if self._disk_full else KEPT_PAGES, SHRINK_PAGES)
-            if self._disk_full:
+            if not self._disk_full:
+                table.shrink(KEPT_PAGES, SHRINK_PAGES)
+            elif _emptied(table):  # what moves pages needs room in the log
+                table.shrink(0, SHRINK_PAGES)
                 _emptied(table)
             if key != self._own and table.empty:
                 self._retired[key] = self._files.pop(key)
+        self._disk_full = self._is_disk_full()
         return REPLAY_NOW in wishes
 
     def remove_retired(self) -> None:
@@ -322,7 +332,8 @@ class Writer:
         """Whether too little of the disk is free; what is unused in our own file can be used again."""
         try:
             disk = os.statvfs(self._directory)
-            wanted = disk.f_blocks * disk.f_frsize * self._settings.keep_free // 100
+            share = self._settings.keep_free
+            wanted = max(disk.f_blocks * disk.f_frsize * share // 100, LEAST_FREE * (share > 0))
             lacking = wanted - disk.f_bavail * disk.f_frsize
             return lacking > 0 and lacking > self._files[self._own].table.unused_bytes()
         except (OSError, sqlite3.Error):  # whoever writes next will hear of it

@@ -28,7 +28,7 @@ from proxy.clock import Clock
 from proxy.spool.record import RecordId, SpoolRecord, UpstreamFigures
 from proxy.spool.store import Store
 from proxy.spool.table import room
-from tests.support.spooling import SETTINGS, body_of, everything, kept, record
+from tests.support.spooling import SETTINGS, body_of, everything, kept, record, swept
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -145,8 +145,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from(["0", "1"]))
     def crash(self, worker: str) -> None:
-        while any(opened.table.garbage for opened in self.store._writer._files.values()):
-            self.run(self.store.tend())  # a copy of files that change meanwhile is no moment of theirs
+        self.run(swept(self.store))  # a copy of files that change meanwhile is no moment of theirs
         self.crashes += 1
         after = self.root / str(self.crashes)
         shutil.copytree(self.directory, after, ignore=shutil.ignore_patterns("*-shm", "*.lock"))

@@ -60,6 +60,12 @@ async def everything(store: Keeper, upstream: str = "default") -> list[tuple[Sto
     return found
 
 
+async def swept(store: Store) -> None:
+    """Wait until the pieces that nothing refers to are deleted."""
+    while any(opened.table.garbage for opened in store._writer._files.values()):
+        await store.tend()
+
+
 @contextlib.asynccontextmanager
 async def opened(
     directory: Path, worker: str = "0", settings: SpoolConfig = SETTINGS, **more: Any

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.clock import NEVER, Clock
+from proxy.clock import NEVER, Clock, Deadlines
 from proxy.spool import files, schema
 from proxy.spool.record import Figures, Receipt, SpoolFailed, SpoolFull, UpstreamFigures
 from proxy.spool.store import Store
@@ -24,6 +24,7 @@ from tests.support.spooling import (
     opened,
     outcome_of,
     record,
+    swept,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +78,31 @@ async def test_the_receipt_is_not_given_from_within_append(tmp_path: Path) -> No
         told.clear()
 
 
+async def test_only_the_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+    directory = tmp_path / "spool"
+    async with opened(directory) as store:
+        await kept(store, b"private")
+        await everything(store)
+        modes = {path.name.rpartition("-")[2]: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+        assert len(modes) == 4
+        assert set(modes.values()) == {0o600}
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_loops_deadlines_watch_it(tmp_path: Path) -> None:
+    clock, disk = HandClock(), Disk()
+    deadlines = Deadlines(clock)
+    async with opened(tmp_path, clock=clock, fault=disk) as store:
+        deadlines.watch(store)
+        disk.go.clear()
+        waiting = asyncio.ensure_future(outcome_of(store))
+        await asyncio.sleep(0)
+        clock.now += SETTINGS.commit_timeout
+        deadlines.sweep()
+        assert isinstance(await waiting, SpoolFailed)
+        disk.go.set()
+
+
 async def test_figures(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         assert store.figures() == Figures(files=1)
@@ -110,8 +136,7 @@ async def test_a_large_body_comes_back_in_pieces(tmp_path: Path) -> None:
         pieces = [len(piece) async for piece in store.body(found[0][0])]
         assert max(pieces) <= SETTINGS.piece
         await store.delivered([receipt.id for receipt in receipts])
-        for _ in range(40):
-            await store.postponed(receipts[0].id)  # any transaction takes a slice of what is left over
+        await swept(store)
         assert store._reserved == 0
     assert files.databases(tmp_path) == []
 
@@ -121,10 +146,8 @@ async def test_an_entry_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
         entry = store.begin(record(None))
         entry.write(b"x" * 500_000)
         entry.abandon()
-        while (await store.tend()) and store._waiting:
-            pass
-        for _ in range(3):
-            await store.tend()
+        await store.tend()
+        await swept(store)
         assert (await everything(store), store._reserved, store._entries) == ([], 0, 0)
     assert files.databases(tmp_path) == []
 
@@ -307,8 +330,8 @@ class TestFiles:
             found = await everything(store)
             assert len(found) == 2
             await store.delivered([stored.id for stored, _ in found])
-            for _ in range(3):
-                await store.tend()
+            await swept(store)
+            await store.tend()
             assert [path.name[:2] for path in files.databases(tmp_path)] == ["0-"]
             await store.delivered([stored.id for stored, _ in found])
             assert store.figures() == Figures(files=1)

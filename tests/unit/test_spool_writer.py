@@ -289,9 +289,14 @@ def test_a_lost_piece_spoils_its_body_before_the_next_batch(bench: Bench) -> Non
 def test_a_change_to_a_file_that_is_gone_is_done(bench: Bench) -> None:
     writer = bench.start()
     change, answer = bench.change(lambda table: table.remove([1]), "gone-1")
-    writer.ask(change)
-    bench.take()
+    append = bench.append()
+    append.key = "gone-1"
+    for job in (change, append):
+        writer.ask(job)
+    while not bench.told:
+        bench.take()
     assert answer.error is None
+    assert isinstance(bench.told[0], SpoolFailed)
 
 
 def test_dead_letters_are_trimmed(bench: Bench) -> None:
