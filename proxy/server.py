@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from proxy.accepting import Acceptor
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
-from proxy.config.schema import LogFormat, configured_listeners
+from proxy.config.schema import LogFormat, configured_listeners, uses_spool
 from proxy.errors import Failure, Source
 from proxy.net.listen import Listener, bind
 from proxy.net.pool import UpstreamPool
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from proxy.config.schema import Config, ListenAddress, LogLevel
+    from proxy.delivery import Delivery
     from proxy.serve.connection import Connection
 
 _DESCRIPTORS_KEPT = 256
@@ -62,7 +63,10 @@ class Proxy:
     :param error_sink: the same for the error log.
     :param counters: what to count in, to go on where another proxy of this process ended.
     :param error_fields: what every line of the error log says besides.
-    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read).
+    :param worker: which of several processes this is: each has its own files in the spool, and one of
+        ``share`` equal parts of its room.
+    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read);
+        from ``start``, the spool's directory.
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
     """
 
@@ -76,8 +80,12 @@ class Proxy:
         error_sink: Callable[[bytes], None] | None = None,
         counters: Counters | None = None,
         error_fields: Mapping[str, object] | None = None,
+        worker: int = 1,
+        share: int = 1,
     ) -> None:
         self.config = config
+        self._worker, self._share = worker, share
+        self._delivery: Delivery | None = None
         self.counters = counters or Counters()
         clock = clock or Clock()
         self._deadlines = Deadlines(clock)
@@ -151,6 +159,10 @@ class Proxy:
         self._tick()
         for pool in self._pools.values():
             pool.start()
+        if uses_spool(self.config):
+            from proxy.delivery import Delivery  # SQLite and threads: not for those without a spool
+
+            self._delivery = await Delivery.begin(self._runtime, f"w{self._worker}", self._share)
         await self._acceptor.listen_on(self._listeners)
         await self._acceptor.start()
 
@@ -208,6 +220,8 @@ class Proxy:
         for connection in list(self._runtime.connections):
             connection.abort()  # no lingering, no waiting for a client that takes nothing
         await self._wait_empty(NEVER)
+        if self._delivery is not None:
+            await self._delivery.end()
         for pool in self._pools.values():
             pool.close()
         for pool in self._pools.values():

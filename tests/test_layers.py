@@ -33,6 +33,7 @@ LAYERS = {
     "cache": 5,
     "serve": 6,
     "accepting": TOP,
+    "delivery": TOP,
     "server": TOP,
     "service": TOP,
     "workers": TOP,

@@ -6,7 +6,7 @@ proxy never changes its ``Config``; a reload builds a new one. The larger sectio
 limits.py and upstreams.py; whoever uses the configuration imports everything from here.
 """
 
-# ruff: noqa: RUF009, TC001, TC003 -- `key` is dataclasses.field with metadata, and the annotations are
+# ruff: noqa: RUF009, TC003 -- `key` is dataclasses.field with metadata, and the annotations are
 # evaluated: keys.py reads each key's type from them.
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ __all__ = [
     "UpstreamUrl",
     "configured_certificates",
     "configured_listeners",
+    "uses_spool",
 ]
 
 
@@ -301,3 +302,9 @@ class Config:
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     spool: SpoolConfig = key(SpoolConfig(), doc="What is kept on disk while PostHog is away.")
     log: LogConfig = key(LogConfig(), doc="Logs.")
+
+
+def uses_spool(config: Config) -> bool:
+    """Is there a spool, and a route that may use it?"""
+    modes = [config.spool.mode, *(route.spool for route in config.routes)]
+    return bool(config.spool.directory) and any(mode not in (None, SpoolMode.OFF) for mode in modes)
