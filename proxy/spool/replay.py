@@ -324,10 +324,10 @@ class Feeder:
         lease = await self._pool.acquire(due=due, connect_timeout=self._timeouts.connect)
         try:
             lease.exchange.send_head(head, request, body or b"", body is not None)
-            if body is None:
-                await self._send_pieces(lease, stored)
-            due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
-            answer = await lease.exchange.read_head(due, _late)
+            answer = None if body is not None else await self._send_pieces(lease, stored)
+            if answer is None:
+                due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
+                answer = await lease.exchange.read_head(due, _late)
             lease.report(answer.status, None)
             await self._read_away(lease)
         except Failure as failure:
@@ -346,11 +346,24 @@ class Feeder:
             return None
         return b"".join([piece async for piece in self._keeper.body(stored)])
 
-    async def _send_pieces(self, lease: Lease, stored: Stored) -> None:
-        """Until the end, or until the upstream answers early (a 413)."""
+    async def _send_pieces(self, lease: Lease, stored: Stored) -> ResponseHead | None:
+        """Send a large body; an answer that comes before its end (a 413) is returned."""
+        loop = asyncio.get_running_loop()
+        reading = loop.create_task(lease.exchange.read_head(NEVER, _late))
+        sending = loop.create_task(self._pieces(lease, stored))
+        try:
+            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return reading.result()
+            sending.result()
+        finally:
+            for task in (reading, sending):
+                task.cancel()
+            await asyncio.gather(reading, sending, return_exceptions=True)
+        return None if reading.cancelled() else reading.result()
+
+    async def _pieces(self, lease: Lease, stored: Stored) -> None:
         async for piece in self._keeper.body(stored):
-            if lease.exchange.answered:
-                return
             lease.exchange.send_body(piece)
             await lease.exchange.drain(self._timeouts.write_stall, _stuck)
         lease.exchange.end_body()

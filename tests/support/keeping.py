@@ -6,9 +6,20 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from proxy.spool.record import Receipt, RecordId, SpoolFull, SpoolRecord
+from proxy.spool.record import (
+    Figures,
+    Receipt,
+    RecordId,
+    SpoolFull,
+    SpoolRecord,
+    Stored,
+    Tended,
+    UpstreamFigures,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
     from proxy.spool.record import Done, SpoolFailed
 
 
@@ -23,6 +34,12 @@ class Kept:
     waits: bool = False
     woken: int = 0
     waiting: list[tuple[SpoolRecord, bytes, Done]] = field(default_factory=list)
+    inline: int = 65_536
+    gone: set[int] = field(default_factory=set)
+    dead: list[tuple[int, str]] = field(default_factory=list)
+    attempts: dict[int, int] = field(default_factory=dict)
+    tended: Tended = field(default_factory=Tended)
+    closed: bool = False
 
     def append(self, record: SpoolRecord, body: bytes, done: Done) -> None:
         self.waiting.append((record, body, done))
@@ -49,6 +66,60 @@ class Kept:
 
     def wake(self) -> None:
         self.woken += 1
+
+    # What the replay asks.
+
+    def stored(self) -> list[Stored]:
+        """What is there still, oldest first."""
+        found = [
+            Stored(
+                RecordId(record.arrived, "test", row),
+                record.arrived,
+                record.upstream,
+                record.route,
+                record.client,
+                record.head,
+                len(body),
+                self.attempts.get(row, 0),
+                body if len(body) <= self.inline else None,
+            )
+            for row, (record, body) in enumerate(self.records, 1)
+            if row not in self.gone
+        ]
+        return sorted(found, key=lambda stored: stored.id)
+
+    async def oldest(self, upstream: str, count: int, after: RecordId | None = None) -> list[Stored]:
+        await asyncio.sleep(0)
+        return [one for one in self.stored() if one.upstream == upstream][:count]
+
+    async def body(self, stored: Stored) -> AsyncIterator[bytes]:
+        body = self.records[stored.id.row - 1][1]
+        for at in range(0, len(body), self.inline):
+            yield body[at : at + self.inline]
+
+    async def delivered(self, ids: Sequence[RecordId]) -> None:
+        self.gone |= {each.row for each in ids}
+
+    async def set_aside(self, record: RecordId, status: int, reason: str) -> None:
+        self.gone.add(record.row)
+        self.dead.append((status, reason))
+
+    async def postponed(self, record: RecordId) -> None:
+        self.attempts[record.row] = self.attempts.get(record.row, 0) + 1
+
+    async def tend(self) -> Tended:
+        tended, self.tended = self.tended, Tended()
+        return tended
+
+    def figures(self) -> Figures:
+        depth: dict[str, UpstreamFigures] = {}
+        for stored in self.stored():
+            before = depth.get(stored.upstream, UpstreamFigures()).depth
+            depth[stored.upstream] = UpstreamFigures(before + 1)
+        return Figures(depth, dead_letters=len(self.dead))
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class Piecewise:
