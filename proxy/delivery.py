@@ -50,9 +50,15 @@ class Delivery:
         self._tending: asyncio.Task[None] | None = None
 
     @classmethod
-    async def begin(cls, runtime: Runtime, worker: str, share: int) -> Delivery:
+    async def begin(cls, runtime: Runtime, worker: str, share: int, keeper: Keeper | None = None) -> Delivery:
         """Open the store of the worker that is called ``worker``, one of ``share``, and begin to deliver.
-        Raises ``ConfigError`` where the directory cannot be used."""
+        ``keeper``: take this one. Raises ``ConfigError`` where the directory cannot be used."""
+        delivery = cls(runtime, keeper or await cls._store(runtime, worker, share))
+        delivery.start()
+        return delivery
+
+    @staticmethod
+    async def _store(runtime: Runtime, worker: str, share: int) -> Store:
         config = runtime.config.spool
         try:
             store = await Store.open(config.directory, config, runtime.clock, worker, share=share)
@@ -62,9 +68,7 @@ class Delivery:
         for notice in store.notices:
             runtime.error(LogLevel.WARNING, "spool", detail=notice)
         runtime.deadlines.watch(store)
-        delivery = cls(runtime, store)
-        delivery.start()
-        return delivery
+        return store
 
     def start(self) -> None:
         """Serve and deliver."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from proxy.config.schema import Config, ListenAddress, LogLevel
     from proxy.delivery import Delivery
     from proxy.serve.connection import Connection
+    from proxy.spool.record import Keeper
 
 _DESCRIPTORS_KEPT = 256
 """Descriptors left for pools' idle sockets, logs and the event loop itself."""
@@ -65,6 +66,8 @@ class Proxy:
     :param error_fields: what every line of the error log says besides.
     :param worker: which of several processes this is: each has its own files in the spool, and one of
         ``share`` equal parts of its room.
+    :param keeper: where requests are kept for later, instead of in files; `spool.directory` names it all the
+        same. The proxy closes it.
     :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read);
         from ``start``, the spool's directory.
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
@@ -82,9 +85,10 @@ class Proxy:
         error_fields: Mapping[str, object] | None = None,
         worker: int = 1,
         share: int = 1,
+        keeper: Keeper | None = None,
     ) -> None:
         self.config = config
-        self._worker, self._share = worker, share
+        self._worker, self._share, self._keeper = worker, share, keeper
         self._delivery: Delivery | None = None
         self.counters = counters or Counters()
         clock = clock or Clock()
@@ -162,7 +166,9 @@ class Proxy:
         if uses_spool(self.config):
             from proxy.delivery import Delivery  # SQLite and threads: not for those without a spool
 
-            self._delivery = await Delivery.begin(self._runtime, f"w{self._worker}", self._share)
+            self._delivery = await Delivery.begin(
+                self._runtime, f"w{self._worker}", self._share, self._keeper
+            )
         await self._acceptor.listen_on(self._listeners)
         await self._acceptor.start()
 

@@ -32,7 +32,8 @@ class Kept:
     abandoned: int = 0
     refuses: SpoolFull | SpoolFailed | None = None
     waits: bool = False
-    woken: int = 0
+    delivers: bool = False
+    """Give out what was kept; else it stays."""
     waiting: list[tuple[SpoolRecord, bytes, Done]] = field(default_factory=list)
     inline: int = 65_536
     gone: set[int] = field(default_factory=set)
@@ -64,9 +65,6 @@ class Kept:
             raise self.refuses
         return Piecewise(self, record)
 
-    def wake(self) -> None:
-        self.woken += 1
-
     # What the replay asks.
 
     def stored(self) -> list[Stored]:
@@ -90,7 +88,8 @@ class Kept:
 
     async def oldest(self, upstream: str, count: int, after: RecordId | None = None) -> list[Stored]:
         await asyncio.sleep(0)
-        return [one for one in self.stored() if one.upstream == upstream][:count]
+        found = [one for one in self.stored() if one.upstream == upstream]
+        return found[:count] if self.delivers else []
 
     async def body(self, stored: Stored) -> AsyncIterator[bytes]:
         body = self.records[stored.id.row - 1][1]

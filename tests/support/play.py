@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
-from proxy.serve.spooling import Spooling
 from proxy.server import Proxy
 from tests.support.clock import HandClock
 
@@ -117,10 +116,8 @@ class Play:
             clock=self.clock,
             access_sink=self.access.extend,
             error_sink=self.errors.extend,
+            keeper=self.keeper,
         )
-        if self.keeper is not None:
-            runtime = self.proxy._runtime
-            runtime.spooling = Spooling(runtime, self.keeper, self.keeper.wake)
         await self.proxy.start()
         return self
 

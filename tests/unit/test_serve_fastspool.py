@@ -68,7 +68,7 @@ async def test_a_client_that_leaves_before_it_is_told() -> None:
         client.hang_up()
         assert (await stage.line())["error"].startswith("client_gone")
         kept.go_on()
-        assert kept.woken == 1
+        assert stage.proxy.counters.spooled == {("first",): 1}
 
 
 async def test_what_the_spool_is_not_for_is_asked_for() -> None:

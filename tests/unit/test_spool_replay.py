@@ -31,6 +31,7 @@ def put(kept: Kept, body: bytes = b"hello", client: bytes = b"c", arrived: float
 @asynccontextmanager
 async def delivering(kept: Kept) -> AsyncIterator[tuple[Play, Delivery]]:
     async with Play(pool={"retries": 0}, health={"breaker": False}) as play:
+        kept.delivers = True
         delivery = Delivery(play.proxy._runtime, kept)
         delivery.start()
         try:
