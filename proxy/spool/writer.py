@@ -54,9 +54,9 @@ LEAST_FREE = 16 * 1024 * 1024
 """Room on the disk that is left in any case: what is in the log needs as much again when it is moved into the
 database, and a batch may still come."""
 
-KEPT_PAGES = 4096
-SHRINK_PAGES = 1024
-"""Unused pages (4 KiB) that a file keeps, and those that it gives back in one tending."""
+KEPT_PAGES = 2048
+SHRINK_PAGES = 512
+"""Unused pages (8 KiB) that a file keeps, and those that it gives back in one tending."""
 
 
 @dataclass(frozen=True, slots=True)
