@@ -197,7 +197,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_store_holds_what_it_was_given() -> None:
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        Machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)
     )
 
 
@@ -227,7 +227,7 @@ def written() -> Iterator[Written]:
 
 
 @given(share=st.floats(0, 1), tail=st.binary(max_size=100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_whatever_of_the_log_reached_the_disk_is_a_beginning(
     written: Written, share: float, tail: bytes
 ) -> None:

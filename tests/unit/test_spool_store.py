@@ -264,6 +264,26 @@ class TestSlowDisk:
             assert [body for _, body in await everything(store)] == [b"slow", b"later"]
             assert store._reserved == 0
 
+    async def test_a_large_body_whose_commit_took_too_long_is_whole_or_gone(self, tmp_path: Path) -> None:
+        clock, disk = HandClock(), Disk()
+        async with opened(tmp_path, clock=clock, fault=disk) as store:
+            for body in (b"x" * 300_000, b"small"):
+                entry = store.begin(record(len(body)))
+                entry.write(body)
+                await store.tend()
+                disk.go.clear()
+                waiting = asyncio.ensure_future(entry.commit())
+                await asyncio.sleep(0)
+                clock.now += SETTINGS.commit_timeout
+                store.expire()
+                with pytest.raises(SpoolFailed):
+                    await waiting
+                disk.go.set()
+                await store.tend()
+                await swept(store)
+            assert [len(body) for _, body in await everything(store)] == [300_000, 5]
+            assert (store.figures().failed, store._reserved, store._entries) == (2, 0, 0)
+
 
 class TestFailingDisk:
     async def test_the_client_is_not_told_that_it_is_kept(self, tmp_path: Path) -> None:
