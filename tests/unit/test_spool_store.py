@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -384,6 +385,45 @@ class TestFiles:
             assert (await store.tend()).notices == ()
         assert path.read_bytes() == before
 
+    async def test_a_file_that_cannot_be_used_now_is_tried_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with opened(tmp_path, "7") as store:
+            await kept(store)
+        prepare = schema.prepare
+
+        def busy(path: Path) -> None:
+            if path.name.startswith("7-"):
+                raise sqlite3.OperationalError("database is locked")
+            prepare(path)
+
+        async with opened(tmp_path, "0") as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(schema, "prepare", busy)
+                assert ["is locked" in notice for notice in (await store.tend()).notices] == [True]
+                assert (await store.tend()).notices == ()
+            assert (await store.tend()).adopted == 1
+
+    async def test_what_fails_midway_holds_no_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for worker in ("7", "8"):
+            async with opened(tmp_path, worker) as store:
+                await kept(store)
+        prepare = schema.prepare
+
+        def refused(path: Path) -> None:
+            if path.name.startswith("8-"):
+                raise PermissionError(13, "Permission denied")
+            prepare(path)
+
+        async with opened(tmp_path, "0") as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(schema, "prepare", refused)
+                with pytest.raises(SpoolFailed, match="Permission denied"):
+                    await store.tend()
+            assert (await store.tend()).adopted == 2
+
     async def test_a_new_file_that_cannot_be_made_is_a_failure(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -393,6 +433,7 @@ class TestFiles:
         monkeypatch.setattr(schema, "prepare", broken)
         with pytest.raises(SpoolFailed, match="at once"):
             await Store.open(tmp_path, SETTINGS, Clock(), "0")
+        assert files.databases(tmp_path) == []
 
     async def test_a_command_s_wish(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
@@ -420,6 +461,7 @@ class TestTheEnd:
     async def test_afterwards_nothing_is_taken_and_nobody_hangs(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
             entry = store.begin(record(None))
+        await store.close()
         assert isinstance(await outcome_of(store), SpoolFailed)
         with pytest.raises(SpoolFailed, match="closed"):
             store.begin(record(None))
