@@ -357,6 +357,17 @@ class TestFiles:
             await store.delivered([stored.id for stored, _ in found])
             assert store.figures() == Figures(files=1)
 
+    async def test_each_left_file_is_adopted_by_one(self, tmp_path: Path) -> None:
+        for worker in "456789":
+            async with opened(tmp_path, worker) as store:
+                await kept(store, worker.encode())
+        async with opened(tmp_path, "0") as one, opened(tmp_path, "1") as two, opened(tmp_path, "2") as three:
+            stores = (one, two, three)
+            tended = await asyncio.gather(*(store.tend() for store in stores))
+            assert sum(each.adopted for each in tended) == 6
+            bodies = [body for store in stores for _, body in await everything(store)]
+            assert sorted(bodies) == [worker.encode() for worker in "456789"]
+
     async def test_a_damaged_file_is_set_aside_and_reported(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
             await kept(store)
