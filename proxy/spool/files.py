@@ -86,13 +86,18 @@ def databases(directory: Path) -> list[Path]:
 
 
 def create(directory: Path, worker: str) -> Claim:
-    """Make and claim a new, empty file. Raises ``OSError``."""
+    """Make and claim a new, empty file, which belongs to the directory's owner also where root makes it
+    (an import). Raises ``OSError``."""
     path = directory / f"{worker}-{os.urandom(4).hex()}{SUFFIX}"
     claim = _locked(path)
     if claim is None:
         raise FileExistsError(f"{path}: is locked")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, FILE_MODE))
+        if os.geteuid() == 0:
+            owner = directory.stat()
+            for made in (path, _lock_path(path)):
+                os.chown(made, owner.st_uid, owner.st_gid)
         _sync(directory)
     except BaseException:
         claim.release()
@@ -127,9 +132,14 @@ def is_owned(path: Path) -> bool:
 
 
 def _locked(path: Path) -> Claim | None:
-    """Lock a file for this process; ``None`` where another one has it."""
+    """Lock a file for this process; ``None`` where another process has it, or another user."""
     lock = _lock_path(path)
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, FILE_MODE)
+    try:
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, FILE_MODE)
+    except PermissionError:
+        if lock.exists():
+            return None
+        raise
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.stat(lock).st_ino == os.fstat(descriptor).st_ino:

@@ -31,6 +31,10 @@ class SpoolUnusable(ProxyError):
     """A command cannot do what it was asked; the text is for the operator."""
 
 
+class Gone(SpoolUnusable):
+    """The record was delivered, or dropped, since it was listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A record as a command shows it. ``status`` and ``reason`` are a dead letter's."""
@@ -117,12 +121,14 @@ class Inventory:
         raise SpoolUnusable(f"{name}: there is no such record; see `spool list` and `spool dead-letter list`")
 
     def body(self, record: RecordId) -> Iterator[bytes]:
-        """Yield a body in pieces."""
+        """Yield a body in pieces, whole even if the record is delivered meanwhile. Raises ``Gone``
+        before the first where it was delivered before."""
         first = record.row << schema.PIECE_BITS
         with self._open(self._path(record.file), read_only=True) as connection:
+            connection.execute("BEGIN")  # what is seen then is as it was now
             found = connection.execute("SELECT body FROM records WHERE id = ?", (record.row,)).fetchone()
             if found is None:
-                raise SpoolUnusable(f"{record}: is gone")
+                raise Gone(f"{record}: is gone")
             if found[0] is not None:
                 yield found[0]
                 return

@@ -67,13 +67,15 @@ class Append(Job):
 
 class Growing:
     """A record whose pieces are in the file already: shared by its jobs. ``row`` is 0 before the first;
-    ``error``: a piece was lost, so nothing that comes is written any more."""
+    ``error``: a piece was lost, so nothing that comes is written any more; ``recorded``: the record is
+    there too. Changed in the writer's thread only."""
 
-    __slots__ = ("error", "pieces", "row")
+    __slots__ = ("error", "pieces", "recorded", "row")
 
     def __init__(self) -> None:
         self.row = 0
         self.pieces = 0
+        self.recorded = False
         self.error: Error | None = None
 
     def add(self, table: Table, data: bytes) -> None:
@@ -127,6 +129,7 @@ class Commit(Job):
         growing = self._growing
         if growing.error is not None:
             return
+        growing.recorded = True
         if growing.row == 0:
             growing.row = table.add([(self.record, self._data)])
             return
@@ -136,6 +139,7 @@ class Commit(Job):
 
     def spoil(self, error: Error) -> None:
         self._growing.error = error
+        self._growing.recorded = False
 
     def finish(self, error: Error | None) -> None:
         error = error or self._growing.error
@@ -144,7 +148,8 @@ class Commit(Job):
 
 
 class Drop(Job):
-    """The pieces of an entry that has ended without a record."""
+    """The pieces of an entry that has ended without a record. One that was recorded after all, when nobody
+    waited any more, stays: twice is better than never."""
 
     __slots__ = ("_growing",)
 
@@ -155,7 +160,7 @@ class Drop(Job):
         self._growing = growing
 
     def apply(self, table: Table) -> None:
-        if self._growing.row:
+        if self._growing.row and not self._growing.recorded:
             table.discard_pieces(self._growing.row)
 
     def finish(self, error: Error | None) -> None:

@@ -108,7 +108,9 @@ class Store:
         self._failed = 0
         self._ended: asyncio.Future[None] | None = None
         self._gone: SpoolFailed | None = None
+        self._closed = False
         self._ignored: set[str] = set()
+        self._reported: set[str] = set()
         self.notices: list[str] = []
 
     def __repr__(self) -> str:
@@ -135,32 +137,48 @@ class Store:
         try:
             schema.prepare(claim.path)
         except (sqlite3.Error, schema.Damaged) as error:
-            claim.release()
+            claim.remove()
             raise SpoolFailed(f"{claim.path}: {error}") from error
         return claim
 
     def _sound(self, claims: Iterable[Claim]) -> list[Claim]:
-        """Those that can be used; damaged files are renamed, others that cannot be read are let alone."""
-        sound = []
-        for claim in claims:
-            if claim.key in self._ignored:
-                claim.release()
-                continue
-            try:
-                schema.prepare(claim.path)
-            except schema.Damaged as error:
-                aside = claim.set_aside()
-                self.notices.append(f"{claim.path}: is damaged ({error}); set aside as {aside.name}")
-            except (schema.Newer, sqlite3.Error) as error:
-                claim.release()
-                self._ignored.add(claim.key)
-                self.notices.append(f"{claim.path}: cannot be used ({error}); let alone")
-            else:
+        """Those that can be used. Raises ``OSError``."""
+        sound: list[Claim] = []
+        try:
+            for claim in claims:
                 sound.append(claim)
+                if claim.key in self._ignored or not self._is_sound(claim):
+                    sound.pop().release()
+        except BaseException:
+            for claim in sound:
+                claim.release()
+            raise
         return sound
 
+    def _is_sound(self, claim: Claim) -> bool:
+        """Damaged files are renamed; others that cannot be used are let alone, those of a later version
+        until the next start."""
+        try:
+            schema.prepare(claim.path)
+        except schema.Damaged as error:
+            aside = claim.set_aside()
+            self.notices.append(f"{claim.path}: is damaged ({error}); set aside as {aside.name}")
+        except (schema.Newer, sqlite3.Error) as error:
+            if isinstance(error, schema.Newer):
+                self._ignored.add(claim.key)
+            if claim.key not in self._reported:
+                self._reported.add(claim.key)
+                self.notices.append(f"{claim.path}: cannot be used ({error}); let alone")
+        else:
+            return True
+        return False
+
     async def close(self) -> None:
-        """Make everything that waits durable, and let go of the files. Nothing may be asked any more."""
+        """Make everything that waits durable, and let go of the files; harmless the second time. Nothing
+        may be asked any more."""
+        if self._closed:
+            return
+        self._closed = True
         await self._in_reader(self._reader.close)  # first: the writer's is the last connection, and tidies up
         self._reading.shutdown()
         if self._ended is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.spool.record import UpstreamFigures
-from proxy.spool.schema import PIECE_BITS
+from proxy.spool.schema import PAGE, PIECE_BITS
 
 if TYPE_CHECKING:
     import sqlite3
@@ -329,8 +329,7 @@ class Table:
     def unused_bytes(self) -> int:
         """Return what the file has in pages that are not used."""
         (pages,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        (size,) = self._connection.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(size)
+        return int(pages) * PAGE
 
     def shrink(self, keep: int, pages: int) -> None:
         """Give up to ``pages`` unused pages back to the disk where there are more than ``keep``."""

@@ -18,10 +18,11 @@ import base64
 import binascii
 import json
 import sqlite3
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from proxy.spool import files, schema
-from proxy.spool.inventory import SpoolUnusable
+from proxy.spool.inventory import Gone, SpoolUnusable
 from proxy.spool.record import SpoolRecord
 from proxy.spool.table import Table
 
@@ -63,11 +64,16 @@ def line_of(held: Held) -> dict[str, Any]:
 
 
 def export_to(write: Callable[[str], object], inventory: Inventory, records: Iterable[Held]) -> int:
-    """Write a line for each record; return how many."""
+    """Write a line for each record that is still there; return how many."""
     count = 0
     for held in records:
+        pieces = inventory.body(held.stored.id)
+        try:
+            first = next(pieces, b"")
+        except Gone:
+            continue
         write(json.dumps(line_of(held))[:-1] + ', "body": "')
-        for text in _base64(inventory.body(held.stored.id)):
+        for text in _base64(chain([first], pieces)):
             write(text)
         write('"}\n')
         count += 1

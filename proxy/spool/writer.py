@@ -54,9 +54,9 @@ LEAST_FREE = 16 * 1024 * 1024
 """Room on the disk that is left in any case: what is in the log needs as much again when it is moved into the
 database, and a batch may still come."""
 
-KEPT_PAGES = 4096
-SHRINK_PAGES = 1024
-"""Unused pages (4 KiB) that a file keeps, and those that it gives back in one tending."""
+KEPT_PAGES = 2048
+SHRINK_PAGES = 512
+"""Unused pages (8 KiB) that a file keeps, and those that it gives back in one tending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +158,15 @@ class Writer:
     # The thread.
 
     def _run(self) -> None:
-        try:
+        with contextlib.ExitStack() as last_words:
+            last_words.callback(lambda: self._told(Batch([], self._state(), last=True)))
+            last_words.callback(self._close)
             self._work()
-        finally:
+
+    def _close(self) -> None:
+        with contextlib.ExitStack() as each:  # one that fails does not keep the others open
             for opened in (*self._files.values(), *self._retired.values()):
-                _close(opened)
-            self._told(Batch([], self._state(), last=True))
+                each.callback(_close, opened)
 
     def _work(self) -> None:
         last = float("-inf")
@@ -277,7 +280,11 @@ class Writer:
         try:
             while left:
                 table = Table(connect(left[0].path))
-                table.load()
+                try:
+                    table.load()
+                except sqlite3.Error:
+                    table.close()
+                    raise
                 claim = left.pop(0)
                 self._own = self._own or claim.key
                 self._files[claim.key] = _Opened(claim, table)

@@ -61,7 +61,17 @@ async def check(directory: Path, said: dict[str, set[int]]) -> None:
 
 
 @pytest.mark.parametrize("step", ["begun", "written", "committed"])
-@pytest.mark.parametrize(("kind", "number"), [("Append", 3), ("Piece", 5), ("Commit", 3), ("Change", 5)])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("Append", 3),
+        ("Piece", 5),
+        ("Commit", 3),
+        ("Change", 4),  # records that were delivered go
+        ("Change", 5),  # one becomes a dead letter
+        ("Sweep", 2),  # pieces of records that are gone
+    ],
+)
 async def test_killed_at_each_step(tmp_path: Path, step: str, kind: str, number: int) -> None:
     with child("work", tmp_path, step, kind, number) as process:
         assert process.wait() == -signal.SIGKILL

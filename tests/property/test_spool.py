@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -31,7 +32,7 @@ from proxy.spool.table import room
 from tests.support.spooling import SETTINGS, body_of, everything, kept, record, swept
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
 T = TypeVar("T")
 
@@ -196,5 +197,54 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_store_holds_what_it_was_given() -> None:
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        Machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None)
     )
+
+
+class Written:
+    """Files with twenty records, each in a transaction of its own, and nothing moved into the database."""
+
+    def __init__(self) -> None:
+        self.bodies = [b"%03d" % number * (number * 400 + 1) for number in range(20)]
+        self.directory = Path(tempfile.mkdtemp(prefix="spool-"))
+
+        async def write() -> None:
+            store = await Store.open(self.directory / "live", SETTINGS, Clock(), "0")
+            for number, body in enumerate(self.bodies):
+                await kept(store, body, arrived=float(number))
+            shutil.copytree(self.directory / "live", self.directory / "image")
+            await store.close()
+
+        asyncio.run(write())
+        (self.log,) = (self.directory / "image").glob("*-wal")
+
+
+@pytest.fixture(scope="module")
+def written() -> Iterator[Written]:
+    written = Written()
+    yield written
+    shutil.rmtree(written.directory)
+
+
+@given(share=st.floats(0, 1), tail=st.binary(max_size=100))
+@settings(max_examples=40, deadline=None)
+def test_whatever_of_the_log_reached_the_disk_is_a_beginning(
+    written: Written, share: float, tail: bytes
+) -> None:
+    """Power fails while the log is written: cut anywhere, and with anything behind the cut."""
+    with tempfile.TemporaryDirectory(prefix="spool-") as name:
+        directory = Path(name) / "after"
+        shutil.copytree(written.log.parent, directory, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
+        log = written.log.read_bytes()
+        (directory / written.log.name).write_bytes(log[: int(len(log) * share)] + tail)
+
+        async def read() -> list[bytes]:
+            store = await Store.open(directory, SETTINGS, Clock(), "0")
+            assert store.notices == []
+            found = [body for _, body in await everything(store)]
+            await store.close()
+            return found
+
+        found = asyncio.run(read())
+    assert found == written.bodies[: len(found)]
+    assert share < 1 or found == written.bodies

@@ -59,6 +59,38 @@ def test_a_worker_claims_its_own_first(tmp_path: Path) -> None:
         each.release()
 
 
+def test_another_user_s_file_is_let_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.create(tmp_path, "0").release()
+    other = files.create(tmp_path, "1")
+    other.release()
+    real = os.open
+
+    def refused(path: Path, flags: int, mode: int = 0o777) -> int:
+        if path.name in (f"{other.key}.lock", "new.lock"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, mode)
+
+    monkeypatch.setattr(files.os, "open", refused)
+    (claim,) = files.claim_free(tmp_path)
+    assert claim.key.startswith("0-")
+    claim.release()
+    (tmp_path / "new.spool").touch()  # no lock there, and none may be made: nobody can work here
+    with pytest.raises(PermissionError):
+        list(files.claim_free(tmp_path))
+
+
+def test_what_root_makes_belongs_to_the_directorys_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(files.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(files.os, "chown", lambda path, *owner: given.setdefault(path.name, owner))
+    claim = files.create(tmp_path, "import")
+    owner = tmp_path.stat()
+    assert given == {f"{claim.key}{suffix}": (owner.st_uid, owner.st_gid) for suffix in (".spool", ".lock")}
+    claim.release()
+
+
 def test_a_file_whose_lock_was_never_made_is_nobodys(tmp_path: Path) -> None:
     path = tmp_path / "import-1.spool"
     path.touch()

@@ -107,8 +107,12 @@ def test_after_a_lost_piece_nothing_of_the_body_is_written(table: Table, later: 
 
 def test_a_record_that_was_undone_is_not_kept(table: Table) -> None:
     growing, told = Growing(), []
-    Commit(growing, record(1), b"x", 1, told.append, 0.0).spoil(FAILED)
+    commit = Commit(growing, record(1), b"x", 1, told.append, 0.0)
+    commit.apply(table)
+    assert growing.recorded
+    commit.spoil(FAILED)
     assert growing.error is FAILED
+    assert not growing.recorded
 
 
 def test_pieces_are_dropped_where_there_are_any(table: Table) -> None:
@@ -116,6 +120,8 @@ def test_pieces_are_dropped_where_there_are_any(table: Table) -> None:
     drop = Drop(growing, 0.0)
     drop.apply(table)
     growing.add(table, b"x")
+    drop.apply(table)
+    growing.recorded = True
     drop.apply(table)
     drop.finish(FAILED)
     assert drop.frees

@@ -34,6 +34,7 @@ def pragma(connection: sqlite3.Connection, name: str) -> object:
 def test_a_commit_is_an_fsync(connection: sqlite3.Connection) -> None:
     assert pragma(connection, "journal_mode") == "wal"
     assert pragma(connection, "synchronous") == 2  # FULL
+    assert pragma(connection, "page_size") == schema.PAGE
     assert pragma(connection, "auto_vacuum") == 2  # INCREMENTAL
 
 
@@ -95,8 +96,8 @@ def test_damage_is_found(path: Path) -> None:
     (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'names'").fetchone()
     connection.close()
     with path.open("r+b") as file:
-        file.seek((root - 1) * 4096)
-        file.write(b"\xff" * 4096)
+        file.seek((root - 1) * schema.PAGE)
+        file.write(b"\xff" * schema.PAGE)
     with pytest.raises(schema.Damaged):
         schema.prepare(path)
 

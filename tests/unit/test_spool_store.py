@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -264,6 +265,26 @@ class TestSlowDisk:
             assert [body for _, body in await everything(store)] == [b"slow", b"later"]
             assert store._reserved == 0
 
+    async def test_a_large_body_whose_commit_took_too_long_is_whole_or_gone(self, tmp_path: Path) -> None:
+        clock, disk = HandClock(), Disk()
+        async with opened(tmp_path, clock=clock, fault=disk) as store:
+            for body in (b"x" * 300_000, b"small"):
+                entry = store.begin(record(len(body)))
+                entry.write(body)
+                await store.tend()
+                disk.go.clear()
+                waiting = asyncio.ensure_future(entry.commit())
+                await asyncio.sleep(0)
+                clock.now += SETTINGS.commit_timeout
+                store.expire()
+                with pytest.raises(SpoolFailed):
+                    await waiting
+                disk.go.set()
+                await store.tend()
+                await swept(store)
+            assert [len(body) for _, body in await everything(store)] == [300_000, 5]
+            assert (store.figures().failed, store._reserved, store._entries) == (2, 0, 0)
+
 
 class TestFailingDisk:
     async def test_the_client_is_not_told_that_it_is_kept(self, tmp_path: Path) -> None:
@@ -336,6 +357,17 @@ class TestFiles:
             await store.delivered([stored.id for stored, _ in found])
             assert store.figures() == Figures(files=1)
 
+    async def test_each_left_file_is_adopted_by_one(self, tmp_path: Path) -> None:
+        for worker in "456789":
+            async with opened(tmp_path, worker) as store:
+                await kept(store, worker.encode())
+        async with opened(tmp_path, "0") as one, opened(tmp_path, "1") as two, opened(tmp_path, "2") as three:
+            stores = (one, two, three)
+            tended = await asyncio.gather(*(store.tend() for store in stores))
+            assert sum(each.adopted for each in tended) == 6
+            bodies = [body for store in stores for _, body in await everything(store)]
+            assert sorted(bodies) == [worker.encode() for worker in "456789"]
+
     async def test_a_damaged_file_is_set_aside_and_reported(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
             await kept(store)
@@ -364,6 +396,45 @@ class TestFiles:
             assert (await store.tend()).notices == ()
         assert path.read_bytes() == before
 
+    async def test_a_file_that_cannot_be_used_now_is_tried_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with opened(tmp_path, "7") as store:
+            await kept(store)
+        prepare = schema.prepare
+
+        def busy(path: Path) -> None:
+            if path.name.startswith("7-"):
+                raise sqlite3.OperationalError("database is locked")
+            prepare(path)
+
+        async with opened(tmp_path, "0") as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(schema, "prepare", busy)
+                assert ["is locked" in notice for notice in (await store.tend()).notices] == [True]
+                assert (await store.tend()).notices == ()
+            assert (await store.tend()).adopted == 1
+
+    async def test_what_fails_midway_holds_no_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for worker in ("7", "8"):
+            async with opened(tmp_path, worker) as store:
+                await kept(store)
+        prepare = schema.prepare
+
+        def refused(path: Path) -> None:
+            if path.name.startswith("8-"):
+                raise PermissionError(13, "Permission denied")
+            prepare(path)
+
+        async with opened(tmp_path, "0") as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(schema, "prepare", refused)
+                with pytest.raises(SpoolFailed, match="Permission denied"):
+                    await store.tend()
+            assert (await store.tend()).adopted == 2
+
     async def test_a_new_file_that_cannot_be_made_is_a_failure(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -373,6 +444,7 @@ class TestFiles:
         monkeypatch.setattr(schema, "prepare", broken)
         with pytest.raises(SpoolFailed, match="at once"):
             await Store.open(tmp_path, SETTINGS, Clock(), "0")
+        assert files.databases(tmp_path) == []
 
     async def test_a_command_s_wish(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
@@ -400,6 +472,7 @@ class TestTheEnd:
     async def test_afterwards_nothing_is_taken_and_nobody_hangs(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as store:
             entry = store.begin(record(None))
+        await store.close()
         assert isinstance(await outcome_of(store), SpoolFailed)
         with pytest.raises(SpoolFailed, match="closed"):
             store.begin(record(None))

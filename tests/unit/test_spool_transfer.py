@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.spool import files, transfer
 from proxy.spool.inventory import Inventory, SpoolUnusable
 from proxy.spool.transfer import export_to, import_from
-from tests.support.spooling import ARRIVED, SETTINGS, everything, kept, opened, record
+from tests.support.spooling import ARRIVED, SETTINGS, everything, kept, opened, record, swept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,24 @@ async def test_there_and_back(tmp_path: Path) -> None:
             replace(stored, id=before[0][0].id) for stored, _ in before
         ]
         assert [body for _, body in after] == bodies
+
+
+async def test_what_is_delivered_meanwhile_is_left_out_or_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path, settings=replace(SETTINGS, piece=5000)) as store:
+        small = await kept(store, b"small")
+        entry = store.begin(record(None, arrived=ARRIVED + 1))
+        entry.write(b"x" * 100_000)
+        large = (await entry.commit()).id
+        inventory = Inventory(tmp_path)
+        records = list(inventory.records())
+        pieces = inventory.body(large)
+        first = next(pieces)
+        await store.delivered([small, large])
+        await swept(store)
+        assert first + b"".join(pieces) == b"x" * 100_000
+        text: list[str] = []
+        assert export_to(text.append, inventory, records) == 0
+        assert text == []
 
 
 async def test_dead_letters_stay_dead(tmp_path: Path) -> None:

@@ -366,12 +366,15 @@ def test_adopted_files_are_read_and_removed_when_they_are_empty(bench: Bench) ->
 
 def test_what_cannot_be_adopted_is_released(bench: Bench) -> None:
     writer = bench.start()
-    good, bad = bench.claim("7"), bench.claim("8")
+    good, bad, empty = (bench.claim(name) for name in "789")
     bad.path.write_bytes(b"no database" * 1000)
-    with pytest.raises(SpoolFailed, match="not a database"):
-        bench.run(writer, lambda writer: writer.adopt([good, bad]))
-    assert files.is_owned(good.path)
-    assert not files.is_owned(bad.path)
+    connection = schema.connect(empty.path)
+    connection.execute("DROP TABLE pieces")
+    connection.close()
+    for claims, text in (([good, bad], "not a database"), ([empty], "no such table")):
+        with pytest.raises(SpoolFailed, match=text):
+            bench.run(writer, lambda writer, claims=claims: writer.adopt(claims))
+    assert [files.is_owned(claim.path) for claim in (good, bad, empty)] == [True, False, False]
 
 
 def test_pieces_that_nothing_refers_to_go_while_nothing_is_asked(bench: Bench) -> None:
@@ -420,6 +423,25 @@ def test_an_empty_file_does_not_outlive_a_clean_stop(tmp_path: Path) -> None:
         writer.join()
         assert len(files.databases(tmp_path)) == filled
         assert not list(tmp_path.glob("*-wal"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_file_that_cannot_be_closed_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    writer = bench.start()
+    other = bench.claim("1")
+    bench.run(writer, lambda writer: writer.adopt([other]))
+    close = Table.close
+
+    def broken(table: Table) -> None:
+        close(table)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Table, "close", broken)
+    writer.stop()
+    assert bench.take().last
+    writer.join()
+    assert [files.is_owned(path) for path in files.databases(tmp_path)] == [False, False]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
