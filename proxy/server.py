@@ -126,6 +126,11 @@ class Proxy:
         state = "DRAINING" if self._runtime.draining else "SERVING" if self._listeners else "STOPPED"
         return f"<Proxy {state} connections={len(self._runtime.connections)}>"
 
+    @property
+    def runtime(self) -> Runtime:
+        """What its connections share; for whoever explains a request with the code that serves it."""
+        return self._runtime
+
     # Life.
 
     async def __aenter__(self) -> Self:

@@ -38,6 +38,7 @@ LAYERS = {
     "workers": TOP,
     "notify": TOP,
     "doctor": TOP,
+    "explain": TOP,
     "routes": TOP,
     "cli": TOP,
     "standin": TOP,
