@@ -53,6 +53,7 @@ _KEY_FLAGS = {
 
 _INQUIRIES = {
     "explain": "why one request is treated as it is, and what is sent upstream, header by header",
+    "doctor": "ask the upstreams and look at the configuration; one line a finding, with its cure",
 }
 """Commands that ask about a configuration; each is a package of its own."""
 
@@ -126,7 +127,7 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _inquiry(name: str) -> ModuleType:
-    """The module `command` of an inquiry: ``add_arguments``, and ``run`` with a configuration."""
+    """The module `command` of an inquiry: ``add_arguments``, and ``run`` with what was loaded."""
     return import_module(f"proxy.{name}.command")
 
 
@@ -134,7 +135,7 @@ def _inquire(options: argparse.Namespace) -> int:
     read = _load(options)
     if read is None:
         return 2
-    status: int = _inquiry(options.inquiry).run(options, read[1].config)
+    status: int = _inquiry(options.inquiry).run(options, read[1])
     return status
 
 

@@ -18,6 +18,7 @@ from proxy.server import Proxy
 if TYPE_CHECKING:
     import argparse
 
+    from proxy.config.load import Loaded
     from proxy.config.schema import Config, ListenerConfig
     from proxy.message import IPAddress, Peer
 
@@ -37,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def run(options: argparse.Namespace, config: Config) -> int:
+def run(options: argparse.Namespace, loaded: Loaded) -> int:
     """Print the explanation; 0, or 2 where the question cannot be read."""
+    config = loaded.config
     try:
         question = _question(options)
         listener = _listener(config, options.listener, question.tls)

@@ -10,6 +10,10 @@ from proxy.observe.log import AccessRecord, encode_json
 from tests.support.parts import find
 from tests.support.services import services
 
+AS_TOLD = (
+    b"PUT / HTTP/1.0\r\nhost: b\r\nUser-Agent: me\r\nReferer: r\r\nCookie: c=d\r\n"
+    b"Authorization: Basic YTpi\r\n\r\n"
+)
 DEFAULTS = b"User-Agent: curl\r\nAccept: */*\r\n"
 
 
@@ -39,8 +43,7 @@ def test_exact_bytes_are_not_touched() -> None:
         ),
         (
             "curl -X PUT \\\n -Hhost:b --header='Accept:' 'http://a:81' -A me -e r -b c=d -u a:b -0 -s -o x",
-            b"PUT / HTTP/1.0\r\nhost: b\r\nUser-Agent: me\r\nReferer: r\r\nCookie: c=d\r\n"
-            b"Authorization: Basic YTpi\r\n\r\n",
+            AS_TOLD,
             False,
         ),
         (
