@@ -64,7 +64,11 @@ async def examine(options: argparse.Namespace, loaded: Loaded) -> list[Finding]:
     findings += await clinic.findings(options.origin or "")
     if options.through:
         findings += await through.through(
-            options.through, origin=options.origin or "", ca_file=options.through_ca, timeout=options.timeout
+            options.through,
+            wall,
+            origin=options.origin or "",
+            ca_file=options.through_ca,
+            timeout=options.timeout,
         )
     return findings
 

@@ -81,7 +81,7 @@ async def _attempt(name: str, where: Where, wall: float, timeout: float) -> tupl
         writer.transport.abort()
     findings = [ok("connect", name, f"{where} lets connect{' with TLS' * (where.tls is not None)}")]
     if certificate:
-        findings += _ending(name, where, str(certificate["notAfter"]), wall)
+        findings += ending(name, where, str(certificate["notAfter"]), wall)
     return True, findings
 
 
@@ -108,7 +108,8 @@ _WRONG_NAME = 62
 _WRONG_IP = 64
 
 
-def _ending(name: str, where: Where, not_after: str, wall: float) -> list[Finding]:
+def ending(name: str, where: Where, not_after: str, wall: float) -> list[Finding]:
+    """Judge the end of a certificate, given as OpenSSL writes it."""
     left = ssl.cert_time_to_seconds(not_after) - wall
     text = f"the certificate of {where} is good until {email.utils.formatdate(wall + left, usegmt=True)}"
     if left < SOON:

@@ -28,7 +28,7 @@ _DESCRIPTORS_KEPT = 256
 def configuration(config: Config, warnings: Iterable[str]) -> Iterator[Finding]:
     """Judge a configuration that loads; ``warnings`` are the loader's own."""
     found = [*(_from_loader(text) for text in warnings), *_everybody(config), *_caps(config)]
-    yield from found or [ok("config", "config", "nothing in it is unlikely to be meant")]
+    yield from found or [ok("config", "config", "it loads, and nothing in it looks unintended")]
 
 
 def _from_loader(text: str) -> Finding:

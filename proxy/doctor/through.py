@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from proxy.doctor.asking import ProbeError, Where, ask
+from proxy.doctor.asking import ProbeError, Where, ask, connect, described
 from proxy.doctor.findings import Finding, error, ok
+from proxy.doctor.reach import ending
 from proxy.doctor.services import cors, seen
 
 if TYPE_CHECKING:
@@ -24,14 +26,17 @@ UPLOAD_TIME = 6.0
 """How many times longer than any other question an upload may take."""
 
 
-async def through(url: str, *, origin: str, ca_file: str, timeout: float) -> list[Finding]:
-    """Ask at the public ``url``. The bodies are JSON that holds no event: nothing is kept of them.
+async def through(url: str, wall: float, *, origin: str, ca_file: str, timeout: float) -> list[Finding]:
+    """Ask at the public ``url``; ``wall``: seconds since the epoch. The bodies are JSON that holds no event:
+    nothing is kept of them.
 
     Raises:
         ValueError: it is no http or https URL, or the authority cannot be read.
     """
     where, host = place(url, ca_file)
-    found: list[Finding] = []
+    opened, found = await _door(where, host, wall, timeout)
+    if not opened:
+        return found
     for size, path in SIZES:
         found.append(await _upload(where, host, path, size, timeout * UPLOAD_TIME))
     try:
@@ -44,6 +49,25 @@ async def through(url: str, *, origin: str, ca_file: str, timeout: float) -> lis
     except ProbeError as problem:
         found.append(error("no_answer", host, str(problem), "look at what answers at this name"))
     return found
+
+
+async def _door(where: Where, host: str, wall: float, timeout: float) -> tuple[bool, list[Finding]]:
+    """Can browsers connect at all?"""
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await connect(where)
+    except TimeoutError:
+        text = f"{where} does not let connect within {timeout:g} s"
+        return False, [error("no_answer", host, text, "open the firewall for it, or correct its DNS entry")]
+    except ssl.SSLError as problem:
+        cure = "show a certificate of this name there, with its intermediates (here: tls.certificate)"
+        return False, [error("tls", host, f"{where}: {described(problem)}", cure)]
+    except OSError as problem:
+        cure = "start what listens there, or correct its DNS entry"
+        return False, [error("no_answer", host, f"{where}: {described(problem)}", cure)]
+    certificate = writer.get_extra_info("peercert")
+    writer.transport.abort()
+    return True, ending(host, where, str(certificate["notAfter"]), wall) if certificate else []
 
 
 def place(url: str, ca_file: str = "") -> tuple[Where, str]:

@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from proxy.config.notation import duration_text, size_text
 from proxy.config.schema import ListenerMode, TrustConfig, UnixAddress
 from proxy.errors import Violation
+from proxy.explain.holding import Holds, holding
 from proxy.message import Forward, FramingKind, Peer, Refuse
 from proxy.net.doorway import peer_of
 from proxy.rules.address import TrustTable, peer_address
 from proxy.rules.answers import answer_refusal, answer_violation
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import Kind, classify_request_name, connection_options
-from proxy.rules.limits import limited_network
 from proxy.serve.connection import Connection
 from proxy.serve.fastexchange import FastExchange
 from proxy.wire.heads import read_request, render_request, render_response
@@ -27,7 +26,7 @@ from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
     from proxy.config.schema import ListenerConfig
-    from proxy.message import ClientAddress, Decision, Field, IPAddress, RequestHead, Route
+    from proxy.message import ClientAddress, Field, IPAddress, RequestHead, Route
     from proxy.rules.answers import OwnAnswer
     from proxy.serve.runtime import Runtime
 
@@ -40,15 +39,6 @@ class LineStory:
     name: str
     value: str
     why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    """A limit or time-out that holds for the request, and the key that sets it."""
-
-    what: str
-    value: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +149,7 @@ def _refused(told: Explanation, head: RequestHead, refuse: Refuse, runtime: Runt
         because=refuse.because,
         answer=_rendered(answer),
         path_why="the general path answers refusals",
-        holds=_holds(head, refuse, runtime),
+        holds=tuple(holding(head, refuse.client, refuse.route, runtime.config, runtime.tables)),
     )
 
 
@@ -188,7 +178,7 @@ def _forwarded(
         fast=fast and not cached,
         path_why=why,
         cache="is asked first: a kept answer is given without asking the upstream" if cached else "",
-        holds=_holds(head, forward, runtime),
+        holds=tuple(holding(head, forward.client, forward.route, runtime.config, runtime.tables)),
     )
 
 
@@ -281,36 +271,6 @@ def _like(fields: list[Field], lower: bytes) -> Field | None:
 
 def _story(verdict: str, line: Field, why: str = "") -> LineStory:
     return LineStory(verdict, _text(line[0]), _text(line[1]), why)
-
-
-# --- what holds ----------------------------------------------------------------------------------
-
-
-def _holds(head: RequestHead, decision: Decision, runtime: Runtime) -> tuple[Holds, ...]:
-    limits, timeouts = runtime.config.limits, runtime.config.timeouts
-    holds = [
-        Holds("the head", size_text(limits.head_bytes), "limits.head_bytes"),
-        Holds("the head arrives within", duration_text(timeouts.head), "timeouts.head"),
-    ]
-    if limits.rate_per_client:
-        network = None if decision.client is None else limited_network(decision.client, runtime.tables.trust)
-        value = "not counted: a proxy" if network is None else f"{limits.rate_per_client:g}/s"
-        holds.append(Holds("requests of this client", value, "limits.rate_per_client"))
-    if (route := decision.route) is None:
-        return tuple(holds)
-    group = route.cls.value
-    has_body = head.framing.kind is not FramingKind.NONE
-    body = [
-        Holds("the body", size_text(route.body_limit), f"limits.body_* ({group}) or routes[].body_limit"),
-        Holds("the body arrives within", duration_text(route.body_timeout), "timeouts.body_*"),
-    ]
-    return (
-        *holds,
-        *(body if has_body else ()),
-        Holds("connecting to the upstream", duration_text(route.connect_timeout), "timeouts.connect*"),
-        Holds("the answer begins within", duration_text(route.first_byte_timeout), "timeouts.first_byte_*"),
-        Holds("the answer pauses for at most", duration_text(route.answer_stall_timeout), "timeouts.*_stall"),
-    )
 
 
 # --- who asks, and where -------------------------------------------------------------------------

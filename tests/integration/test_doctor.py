@@ -193,10 +193,15 @@ def test_our_own_body_limit(doctor: Doctor) -> None:
     ]
 
 
-def test_a_public_name_where_nobody_is(doctor: Doctor, faults: servers.Server) -> None:
-    found = doctor(*upstream(faults, "html_port"), "--through", f"https://127.0.0.1:{free_port()}")
-    assert len(bad(found, "body_cap")) == 2
-    assert len(bad(found, "no_answer")) == 1
+def test_the_certificate_of_the_public_name(
+    doctor: Doctor, faults: servers.Server, of_faults: Certificate
+) -> None:
+    public = ("--through", f"https://{faults.tls_authority}")
+    found = doctor(*upstream(faults, "html_port"), *public)
+    assert "show a certificate of this name" in bad(found, "tls")[0]
+    assert not bad(found, "body_cap")
+    found = doctor(*upstream(faults, "html_port"), *public, "--through-ca", str(of_faults.certificate))
+    assert "mismatch" in bad(found, "tls")[0]
 
 
 # --- Django as PostHog sets it up -----------------------------------------------------------------

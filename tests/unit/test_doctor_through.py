@@ -7,6 +7,7 @@ import pytest
 
 from proxy.doctor.through import place, through
 from proxy.standin.server import Standin
+from tests.support.service import Service
 from tests.support.tls import self_signed
 
 if TYPE_CHECKING:
@@ -34,10 +35,21 @@ def test_an_authority_that_cannot_be_read() -> None:
         place("https://ph.example", "/none")
 
 
+async def test_a_door_that_does_not_open(tmp_path: Path) -> None:
+    made = self_signed(tmp_path, "a.test")
+    async with Service() as service:
+        url = service.url.replace("http:", "https:")
+        (finding,) = await through(url, 0.0, origin="", ca_file=str(made.certificate), timeout=0.05)
+        assert "does not let connect" in finding.text
+        await service.stop()
+    (finding,) = await through(service.url, 0.0, origin="", ca_file="", timeout=10)
+    assert (finding.code, finding.severity.name) == ("no_answer", "ERROR")
+
+
 async def test_an_upstream_that_fails_on_bodies() -> None:
     async with Standin() as standin:
         standin.fail_with(502, paths=["/s"])
-        found = await through(standin.url, origin="https://a", ca_file="", timeout=10)
+        found = await through(standin.url, 0.0, origin="https://a", ca_file="", timeout=10)
     assert [(each.code, each.severity.name) for each in found] == [
         ("body_cap", "OK"),
         ("body_cap", "ERROR"),
