@@ -19,7 +19,7 @@ from proxy.rules.address import TrustTable, peer_address
 from proxy.rules.answers import answer_refusal, answer_violation
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import Kind, classify_request_name, connection_options
-from proxy.serve.connection import Connection
+from proxy.serve.connection import Connection, hinted, is_answered
 from proxy.serve.fastexchange import FastExchange
 from proxy.wire.heads import read_request, render_request, render_response
 from proxy.wire.strict import find_head_end, leading_blank, over_limit
@@ -86,14 +86,15 @@ def explain(raw: bytes, peer: Peer, runtime: Runtime, listener: ListenerConfig |
     try:
         head = _read(raw, runtime)
     except Violation as violation:
-        answer = answer_violation(violation, runtime.clock.wall())
+        violation = hinted(violation, raw)
+        answered = is_answered(violation)
         return replace(
             told,
-            status=violation.status,
+            status=violation.status if answered else 0,
             reason=violation.reason,
             detail=violation.detail,
             because=(f"refused before any rule: {violation.detail}",),
-            answer=_rendered(answer),
+            answer=_rendered(answer_violation(violation, runtime.clock.wall())) if answered else b"",
             path_why="the bytes are no request that the gate takes",
         )
     decision = decide(head, peer, runtime.tables, runtime.request_id())
@@ -130,7 +131,7 @@ def _read(raw: bytes, runtime: Runtime) -> RequestHead:
     end = find_head_end(buffer, 0)
     if end < 0:
         raise over_limit(buffer, runtime.head_limits) or Violation(
-            408, "head_timeout", "the head is not complete: its empty line is missing"
+            408, "head_timeout", "the request head came too slowly: its empty line is missing"
         )
     return read_request(raw[leading_blank(buffer[:end]) : end], runtime.head_limits)
 

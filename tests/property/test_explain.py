@@ -101,6 +101,10 @@ SOCKET = (
 )
 
 
+HANDSHAKE = b"\x16\x03\x01\x00\x5a\x01\x00\n\n"
+PREFACE = b"PROXY TCP4 203.0.113.7 10.0.0.1 5 80\r\n"
+
+
 @settings(max_examples=400, deadline=None)
 @given(requests, configurations)
 @example(EVENT, {"host": "keep", "trust": {"proxies": ["127.0.0.1"]}})
@@ -110,6 +114,8 @@ SOCKET = (
 @example(EVENT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked"), {"host": "keep"})
 @example(ALIASED, {"host": "keep", "aliases": {"prefix": "/k7"}, "forwarding": {"drop_ingest_cookies": True}})
 @example(READ, {"host": "keep"})
+@example(HANDSHAKE, {"host": "keep"})
+@example(PREFACE + EVENT, {"host": "keep"})
 @example(HTTP10, {"host": "upstream", "trust": {"all": True}})
 @example(SOCKET, {"host": "keep", "forwarding": {"via": True}})
 @example(b"GET /app HTTP/1.1\r\nHost: a\r\n\r\n", {"host": "keep", "tls": {"redirect_https": True}})
