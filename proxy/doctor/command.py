@@ -6,6 +6,8 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from proxy.errors import Violation
+
 if TYPE_CHECKING:
     import argparse
 
@@ -41,6 +43,9 @@ def run(options: argparse.Namespace, loaded: Loaded) -> int:
         findings = asyncio.run(examine(options, loaded))
     except ValueError as error:
         sys.stderr.write(f"error: --through {error}\n")
+        return 2
+    except Violation as violation:
+        sys.stderr.write(f"error: --host or --origin: {violation.detail}\n")
         return 2
     sys.stdout.write((as_json if options.json else as_text)(findings))
     return exit_status(findings)

@@ -6,6 +6,7 @@ Each question is made by the rules that make the real ones (route, Host, forward
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
 from dataclasses import dataclass
@@ -81,16 +82,15 @@ class Clinic:
         self._timeout = timeout
 
     async def findings(self, origin: str = "") -> list[Finding]:
-        """Ask everything. ``origin``: the page whose pre-flight is tried."""
-        found: list[Finding] = []
-        found += await self._health()
-        for method, path, body in SDK_QUESTIONS:
-            found += await self._sdk(method, path, body)
-        if origin:
-            found += await self._preflight(origin)
-        found += await self._redirects()
-        found += await self._seen()
-        return found
+        """Ask everything at once. ``origin``: the page whose pre-flight is tried."""
+        asked = await asyncio.gather(
+            self._health(),
+            *(self._sdk(method, path, body) for method, path, body in SDK_QUESTIONS),
+            *([self._preflight(origin)] if origin else []),
+            self._redirects(),
+            self._seen(),
+        )
+        return [finding for found in asked for finding in found]
 
     # Asking.
 

@@ -76,7 +76,8 @@ def _rest_of_trail(told: Explanation) -> tuple[str, ...]:
 def _route(told: Explanation) -> Iterator[str]:
     route = told.route
     assert route is not None
-    yield f"{route.name}, class {route.cls.value}, access {route.access.value}"
+    yield f"{route.name}, class {route.cls.value}"
+    yield f"access {route.access.value}: {told.access}"
 
 
 def _lines(told: Explanation) -> Iterator[str]:
@@ -111,7 +112,12 @@ def as_json(told: Explanation, left_out: str = "") -> str:
         "because": list(told.because),
         "route": None
         if route is None
-        else {"name": route.name, "class": route.cls.value, "access": route.access.value},
+        else {
+            "name": route.name,
+            "class": route.cls.value,
+            "access": route.access.value,
+            "access_why": told.access,
+        },
         "checks": list(told.checks),
         "lines": [
             {"verdict": line.verdict, "name": line.name, "value": line.value, "why": line.why}

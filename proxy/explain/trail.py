@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from proxy.config.schema import ListenerMode, TrustConfig, UnixAddress
 from proxy.errors import Violation
 from proxy.explain.holding import Holds, holding
-from proxy.message import Forward, FramingKind, Peer, Refuse
+from proxy.message import Access, Forward, FramingKind, Peer, Refuse
 from proxy.net.doorway import peer_of
+from proxy.routes import demanded
 from proxy.rules.address import TrustTable, peer_address
 from proxy.rules.answers import answer_refusal, answer_violation
 from proxy.rules.decide import decide
@@ -60,6 +61,7 @@ class Explanation:
     detail: str = ""
     client: ClientAddress | None = None
     route: Route | None = None
+    access: str = ""
     checks: tuple[str, ...] = ()
     because: tuple[str, ...] = ()
     lines: tuple[LineStory, ...] = ()
@@ -147,6 +149,7 @@ def _refused(told: Explanation, head: RequestHead, refuse: Refuse, runtime: Runt
         detail=refuse.detail,
         client=refuse.client,
         route=refuse.route,
+        access=_access(refuse.route, runtime),
         because=refuse.because,
         answer=_rendered(answer),
         path_why="the general path answers refusals",
@@ -171,6 +174,7 @@ def _forwarded(
         outcome="forward",
         client=forward.client,
         route=forward.route,
+        access=_access(forward.route, runtime),
         checks=() if ask is None else tuple(credential.value for credential in ask.credentials),
         because=forward.because,
         lines=_line_stories(head, forward, runtime),
@@ -181,6 +185,20 @@ def _forwarded(
         cache="is asked first: a kept answer is given without asking the upstream" if cached else "",
         holds=tuple(holding(head, forward.client, forward.route, runtime.config, runtime.tables)),
     )
+
+
+def _access(route: Route | None, runtime: Runtime) -> str:
+    """The access rule of a route, in a sentence."""
+    if route is None:
+        return ""
+    if route.access is Access.PUBLIC:
+        return "everybody may ask"
+    if route.access is Access.NEVER:
+        return "nobody may ask: the services behind answer it on the port that takes events"
+    protected = demanded(runtime.config, runtime.tables)
+    if route.access is Access.BEARER:
+        return f"whoever shows a bearer's token (PostHog judges its worth); without one: {protected}"
+    return protected
 
 
 # --- which path ----------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from proxy import cli
@@ -29,6 +31,14 @@ def test_a_time_out_without_sense(timeout: str, nobody: str, capsys: pytest.Capt
 def test_a_public_name_that_is_none(nobody: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--upstream", nobody, "--through", "x"]) == 2
     assert "error: --through x: must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--host", "a b"), ("--origin", "a\r\nb c: d")])
+async def test_what_cannot_be_asked(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    async with Standin() as standin:
+        status = await asyncio.to_thread(cli.main, ["doctor", "--upstream", standin.url, *words])
+    assert status == 2
+    assert "error: --host or --origin: " in capsys.readouterr().err
 
 
 def test_a_wrong_configuration(capsys: pytest.CaptureFixture[str]) -> None:

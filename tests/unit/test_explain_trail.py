@@ -104,6 +104,27 @@ def test_checks_are_named() -> None:
     assert said.checks == ("forward_auth",)
 
 
+DEMANDED = "demands access.allowed_ip_blocks"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (b"/e/", "everybody may ask"),
+        (b"/metrics", "nobody may ask: the services behind answer it on the port that takes events"),
+        (
+            b"/flags/definitions",
+            f"whoever shows a bearer's token (PostHog judges its worth); without one: {DEMANDED}",
+        ),
+        (b"/app", DEMANDED),
+        (b"/a/../e", ""),
+    ],
+)
+def test_the_access_rule_is_told(path: bytes, why: str) -> None:
+    said = told(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path, access={"allowed_ip_blocks": ["192.0.2.0/24"]})
+    assert said.access == why
+
+
 def test_half_a_head() -> None:
     assert told(b"GET / HTTP/1.1\r\n").reason == "head_timeout"
     assert told(b"GET " + b"/" * 70_000).status in (414, 431)
