@@ -75,6 +75,10 @@ def from_curl(command: str) -> Question:
     return asked.question()
 
 
+_ORDER = ("Host", "Authorization", "User-Agent", "Accept", "Referer", "Cookie")
+"""In which curl writes its own lines, before those of `-H`; Content-Length and Content-Type are last."""
+
+
 class _Curl:
     """The words of a curl command, taken one by one."""
 
@@ -82,6 +86,7 @@ class _Curl:
         self.method = ""
         self.url = ""
         self.body: bytes | None = None
+        self.said = {"User-Agent": "curl", "Accept": "*/*"}
         self.lines: list[tuple[str, str]] = []
         self.minor = 1
 
@@ -111,13 +116,16 @@ class _Curl:
             self.method = value
         elif flag in ("-H", "--header"):
             name, _, text = value.partition(":")
-            self.lines.append((name, text.strip()))
+            if name.lower() == "host":
+                self.said["Host"] = text.strip()
+            else:
+                self.lines.append((name, text.strip()))
         elif flag in _FIELDS:
-            self.lines.append((_FIELDS[flag], value))
+            self.said[_FIELDS[flag]] = value
         elif flag in _BODIES:
             self.body = (self.body + b"&" if self.body is not None else b"") + value.encode()
         elif flag in ("-u", "--user"):
-            self.lines.append(("Authorization", f"Basic {_base64(value)}"))
+            self.said["Authorization"] = f"Basic {_base64(value)}"
         elif flag == "--url":
             self.url = value
         else:
@@ -132,13 +140,13 @@ class _Curl:
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         method = self.method or ("GET" if self.body is None else "POST")
         given = {name.lower() for name, _ in self.lines}
-        defaults = [("Host", url.netloc.rpartition("@")[2]), ("User-Agent", "curl"), ("Accept", "*/*")]
-        lines = [pair for pair in defaults if pair[0].lower() not in given]
+        said = {"Host": url.netloc.rpartition("@")[2], **self.said}
+        lines = [(name, said[name]) for name in _ORDER if name in said and name.lower() not in given]
         lines += [(name, value) for name, value in self.lines if value]
         if self.body is not None:
+            lines.append(("Content-Length", str(len(self.body))))
             if "content-type" not in given:
                 lines.append(("Content-Type", "application/x-www-form-urlencoded"))
-            lines.append(("Content-Length", str(len(self.body))))
         return Question(_head(method, target, self.minor, lines) + (self.body or b""), url.scheme == "https")
 
 

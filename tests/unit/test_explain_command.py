@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy import cli
+from tests.support.process import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +89,15 @@ def test_no_file_and_no_request(capsys: pytest.CaptureFixture[str], tmp_path: Pa
 def test_a_wrong_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*COMMAND, "--set", "limits.x=1"]) == 2
     assert "not a known key" in capsys.readouterr().err
+
+
+def test_the_sample_in_the_docs_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    (curl,) = re.findall(r'--curl "(curl .*)"', page)
+    upstream = ("--upstream", "http://posthog-web:8000", "--trusted-proxies", "10.0.0.0/8")
+    assert cli.main(["explain", *upstream, "--peer", "10.0.0.2", "--curl", curl]) == 0
+    assert without_ids(capsys.readouterr().out) in without_ids(page)
+
+
+def without_ids(text: str) -> str:
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
