@@ -93,8 +93,8 @@ async def test_nobody_answers() -> None:
     async with Service() as service:
         with pytest.raises(ProbeError, match=re.escape("has not answered within 0.05 s")):
             await ask(at(service), HEAD, timeout=0.05)
+    async with Service() as service:
         asked = asyncio.ensure_future(ask(at(service), HEAD, timeout=10))
-        (await service.connection()).hang_up()
         (await service.connection()).hang_up()
         with pytest.raises(ProbeError, match="closed without an answer"):
             await asked
