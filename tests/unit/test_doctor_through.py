@@ -56,3 +56,15 @@ async def test_an_upstream_that_fails_on_bodies() -> None:
         ("cors", "OK"),
         ("client_address", "ERROR"),
     ]
+
+
+async def test_a_front_that_hangs_up() -> None:
+    async with Standin() as standin:
+        standin.drop()
+        found = await through(standin.url, 0.0, origin="https://a", ca_file="", timeout=10)
+    assert [(each.code, each.severity.name) for each in found] == [
+        ("body_cap", "ERROR"),
+        ("body_cap", "ERROR"),
+        ("no_answer", "ERROR"),
+    ]
+    assert "closed without an answer" in found[0].text
