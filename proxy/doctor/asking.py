@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MOST = 512 * 1024
 _PIECE = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100"
+_NO_ANSWER = "the connection was closed without an answer"
 _LENGTH = re.compile(
     rb"(?:HTTP/1\.1 100[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n)?"
     rb"HTTP/1\.[01] [2-5](?:[^\r\n]*\r\n(?!\r\n))*?[^\r\n]*\r\n(?i:content-length): *([0-9]{1,9})\r\n"
@@ -155,7 +156,7 @@ def parsed(heard: bytes, method: bytes = b"GET") -> Reply:
         http.client.HTTPException: they are none.
     """
     if not heard:
-        raise http.client.BadStatusLine("the connection was closed without an answer")
+        raise http.client.RemoteDisconnected(_NO_ANSWER)
     response = http.client.HTTPResponse(_Heard(heard), method=method.decode("ascii"))  # type: ignore[arg-type]
     response.begin()
     try:
@@ -172,6 +173,8 @@ def described(error: Exception) -> str:
         return error.verify_message
     if isinstance(error, ssl.SSLError):
         return getattr(error, "reason", None) or str(error)
+    if isinstance(error, http.client.RemoteDisconnected):  # after a 100, or at once
+        return _NO_ANSWER
     if isinstance(error, http.client.BadStatusLine):
         return f"no HTTP: {error.args[0]}"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
