@@ -68,6 +68,12 @@ def _node() -> str | None:
     return None
 
 
+def machine() -> str | None:
+    """The image of a machine under systemd (support/machine.py), where this user may boot it."""
+    image = ROOT / ".cache" / "machine"
+    return str(image) if (image / ".ready").exists() and os.geteuid() == 0 else None
+
+
 def _module(name: str) -> Part:
     folder = NODE_MODULES / name
     return Part(lambda: str(folder) if (folder / "package.json").is_file() else None, "make provision")
@@ -83,6 +89,9 @@ PARTS = {
     "openssl": _program("openssl", "openssl"),
     "wrk": _program("wrk", "wrk"),
     "node": Part(_node, "make provision (or install Node.js 20 or later)"),
+    "systemd-nspawn": _program("systemd-nspawn", "systemd-container"),
+    "debootstrap": _program("debootstrap", "debootstrap"),
+    "machine": Part(machine, "make provision, as root (debootstrap, 300 MB)"),
     "posthog-js": _module("posthog-js"),
     "posthog-node": _module("posthog-node"),
 }
