@@ -96,9 +96,12 @@ def stage(load: Load, peers: Sequence[Peer], cores: Cores, descriptors: int) -> 
             descriptors=descriptors,
             folder=folder,
             core=cores.peer,
+            cached=load.cached,
         )
         made = Stage(load, cores, folder, file, (LOOPBACK, origin), [])
         for peer in peers:
+            if load.cached and not peer.caches:
+                continue
             running = peer.start(setting)
             stack.enter_context(running.child)
             made.peers.append(running)

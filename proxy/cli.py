@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
+    import datetime
     import socket
     from collections.abc import Callable, Collection, Coroutine, Sequence
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config, ListenerConfig
+    from proxy.config.schema import Config, FrontConfig, ListenerConfig
     from proxy.config.sources import Sources
     from proxy.notify import Notifier
 
@@ -33,6 +34,8 @@ _DESCRIPTION = (
 # Each flag that stands for one key of the configuration, and its help.
 _KEY_FLAGS = {
     "listen": ("HOST:PORT|unix:/PATH", "where to listen; may be repeated, or a list with commas"),
+    "preset": ("NAME", "where PostHog runs: posthog-cloud-us, posthog-cloud-eu, self-hosted or hobby"),
+    "behind": ("LIST", "what stands in front: cloudflare, aws-alb, aws-nlb, gcp, nginx, private, addresses"),
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
@@ -131,14 +134,25 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     """Read the configuration; print every problem on a line of its own and return ``None`` if it is wrong."""
     from proxy.config.sources import Sources
     from proxy.errors import ConfigError
+    from proxy.rules.decide import Tables
 
     try:
         sources = Sources(options.config, _flags(options)).fetch()
-        return sources, sources.load(os.environ)
+        loaded = sources.load(os.environ, _today())
+        Tables.of(loaded.config)  # finds the routes and aliases that cannot be
+        return sources, loaded
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return None
+
+
+def _today() -> datetime.date:
+    import datetime
+
+    from proxy.clock import Clock
+
+    return datetime.datetime.fromtimestamp(Clock().wall(), datetime.UTC).date()
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -180,10 +194,32 @@ def _summary(config: Config) -> list[str]:
     trusted += [f"{trust.hops} hops"] * (trust.hops > 0)
     lines = [f"listen: {', '.join(map(_entrance, configured_listeners(config)))}"]
     lines += [f"upstream {name}: {upstream.url}" for name, upstream in config.upstreams.items()]
-    lines += [f"route {route.path}: {route.upstream or 'default'}" for route in config.routes]
+    lines += [
+        f"route {route.path}: {route.upstream or 'default'}"
+        + (f", without {route.strip}" if route.strip else "")
+        for route in config.routes
+    ]
+    if config.aliases.prefix:
+        lines.append(
+            f"alias {config.aliases.prefix}/*: {'every' if config.aliases.app else 'every public'} path"
+        )
+    lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
+    lines += [f"front {_front(front)}" for front in config.fronts]
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
+
+
+def _front(front: FrontConfig) -> str:
+    """A front's networks and what it does besides appending to the chain."""
+    first, *more = map(str, front.networks)
+    name = f"{first} and {len(more)} more networks" if more else first
+    if front.proxy_protocol:
+        return f"{name}: speaks the PROXY protocol"
+    says = (
+        f"names the client in {front.client_header}" if front.client_header else "appends to X-Forwarded-For"
+    )
+    return f"{name}: {says}" + (", then its own address" if front.own_address else "")
 
 
 def _entrance(listener: ListenerConfig) -> str:

@@ -7,7 +7,8 @@ clock or knows a configuration: a value is built by the layer that learned it an
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
@@ -190,7 +191,8 @@ class Route:
     reused upstream connection died before an answer byte (uuids make a second delivery harmless).
     ``first_byte_timeout`` runs from the end of the held body to the first byte of the answer;
     ``answer_stall_timeout`` is the longest pause inside the answer; ``body_timeout`` the longest
-    whole request body.
+    whole request body. Upstream the target's first ``cut`` bytes are replaced by ``lead``
+    (rules/routing.outgoing_target). ``drop_cookies`` leaves Cookie lines out.
     """
 
     name: str
@@ -205,6 +207,13 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    cut: int = 0
+    lead: bytes = b""
+    drop_cookies: bool = False
+
+
+Trail: TypeAlias = Callable[[], tuple[str, ...]]
+"""Makes the sentences of a decision's ``because``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +226,13 @@ class Forward:
     target: bytes
     fields: Fields
     request_id: str
-    because: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +248,12 @@ class Refuse:
     client: ClientAddress | None = None
     retry_after: int | None = None
     route: Route | None = None
-    because: tuple[str, ...] = ()
+    trail: Trail = field(default=tuple, compare=False, repr=False)
+
+    @property
+    def because(self) -> tuple[str, ...]:
+        """The steps that led here, as sentences; made when asked for, as hardly anybody asks."""
+        return self.trail()
 
 
 Decision: TypeAlias = Forward | Refuse

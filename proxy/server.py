@@ -30,6 +30,7 @@ from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
+from proxy.serve.cached import AssetCache
 from proxy.serve.connection import Connection
 from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
@@ -105,6 +106,8 @@ class Proxy:
             jitter=lambda: self._random.uniform(0.9, 1.1),
             error_fields=error_fields or {},
         )
+        if config.cache.enabled:
+            self._runtime.cache = AssetCache(config.cache, self._deadlines)
         if config.fast_path:
             self._runtime.fast = FastPath(self._runtime)
         self._given = listeners is not None
@@ -337,6 +340,9 @@ class Proxy:
         now = self._now()
         for pool in self._pools.values():
             pool.count(now)
+        self._runtime.symptoms.sweep(now)
+        if self._runtime.cache is not None:
+            self._runtime.cache.count(self.counters)
         self._access_log.flush()
         self._error_log.flush()
 

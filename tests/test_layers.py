@@ -30,6 +30,7 @@ LAYERS = {
     "wire": 3,
     "net": 4,
     "spool": 5,
+    "cache": 5,
     "serve": 6,
     "server": TOP,
     "service": TOP,

@@ -40,7 +40,7 @@ class Load:
     ``distinct`` requests in turn. ``trusted``: they come from a balancer that the proxies believe. ``idle``:
     this many further connections are held open and say nothing. ``delay``: seconds until the origin answers.
     ``steady``: latency is also measured at a fixed rate. ``bulk``: bodies are too large for wrk. ``scheme``
-    is where TLS goes.
+    is where TLS goes. ``cached``: the proxies answer from their caches; those that have one for it.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Load:
     steady: bool = False
     bulk: bool = False
     scheme: str = "http"
+    cached: bool = False
 
 
 LOADS = (
@@ -72,6 +73,15 @@ LOADS = (
     Load("flags", "flags", requests.flags, steady=True),
     Load("app", "page of the app, 16 KB", requests.app_page, steady=True),
     Load("script", "script, 190 KB", requests.script, connections=32, bulk=True),
+    Load(
+        "cached-script",
+        "script from the cache, 190 KB",
+        requests.cached_script,
+        connections=32,
+        distinct=PRIME,
+        bulk=True,
+        cached=True,
+    ),
     Load(
         "upload",
         "replay upload, 2 MB",

@@ -172,6 +172,11 @@ def script(random: Random) -> bytes:
     return _request(f"GET /static/array.js?v={random.randrange(10**6)}", _any_browser(random, None))
 
 
+def cached_script(random: Random) -> bytes:
+    """The same in one of few versions, from pages and browsers that are all different."""
+    return _request(f"GET /static/array.js?v={random.choice(_VERSIONS)}", _any_browser(random, None))
+
+
 def download(random: Random) -> bytes:
     """An export out of the app."""
     target = f"/api/projects/{random.randrange(40)}/exports/{random.randrange(10**6)}/content"

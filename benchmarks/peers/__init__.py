@@ -44,6 +44,7 @@ class Setting:
     descriptors: int
     folder: Path
     core: int
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,17 @@ class Running:
 
 
 class Peer(Protocol):
-    """A proxy that can be started. ``programs`` are what it needs on the path."""
+    """A proxy that can be started. ``programs`` are what it needs on the path; ``caches``: it has a cache
+    that takes scripts (HAProxy's takes less, Caddy has none)."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def programs(self) -> tuple[str, ...]: ...
+
+    @property
+    def caches(self) -> bool: ...
 
     def version(self) -> list[str | Path]:
         """The command that prints its version."""
@@ -78,10 +83,19 @@ class Peer(Protocol):
         """Start it. Raises ``StartError`` when it does not come up; the caller ends it."""
 
 
+NGINX_CACHE = (
+    "proxy_cache_path nginx-cache keys_zone=assets:10m max_size=64m; proxy_cache assets; "
+    "proxy_cache_lock on; "
+    "proxy_cache_key $proxy_host$http_host$request_uri; sendfile on; tcp_nopush on; "
+    "open_file_cache max=1000 inactive=1h;"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Nginx:
     name: str = "nginx"
     programs: tuple[str, ...] = ("nginx",)
+    caches: bool = True
 
     def version(self) -> list[str | Path]:
         return ["nginx", "-v"]
@@ -93,6 +107,7 @@ class Nginx:
             if setting.trusted
             else "",
             "believed": "https https;" if setting.trusted else "",
+            "cache": NGINX_CACHE if setting.cached else "",
         }
         return _start(self.name, setting, "nginx.conf", ["nginx", "-p", str(setting.folder), "-c"], values)
 
@@ -101,6 +116,7 @@ class Nginx:
 class HAProxy:
     name: str = "haproxy"
     programs: tuple[str, ...] = ("haproxy",)
+    caches: bool = False
 
     def version(self) -> list[str | Path]:
         return ["haproxy", "-v"]
@@ -122,6 +138,7 @@ class HAProxy:
 class Caddy:
     name: str = "caddy"
     programs: tuple[str, ...] = ("caddy",)
+    caches: bool = False
 
     def version(self) -> list[str | Path]:
         return ["caddy", "version"]
@@ -197,6 +214,7 @@ class Ours:
     python: Path
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    caches: bool = True
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -210,6 +228,7 @@ class Ours:
         settings = SETTINGS | {
             "limits.connections": setting.clients,
             "limits.connections_per_client": setting.clients,
+            "cache.enabled": str(setting.cached).lower(),
         }
         argv: list[str | Path] = [self.python, "-m", "proxy", "run", "--listen", f"{LOOPBACK}:0"]
         argv += ["--upstream", f"http://{LOOPBACK}:{setting.origin}", "--access-log", log]

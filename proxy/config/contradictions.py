@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config import keys
 from proxy.config.notation import shown
+from proxy.config.presets import BUILT_IN
 from proxy.config.schema import Config, ListenerMode, TcpAddress, UnixAddress, configured_listeners
 from proxy.errors import Problem
 
@@ -38,7 +39,7 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (_trust, _order, _tls, _listeners, _loops)
+    checks = (_trust, _order, _tls, _listeners, _loops, _strips, _aliases)
     found = [problem for check in checks for problem in check(config, given)]
     return [*found, *_routes(config, given, upstreams), *_entrances(config, given, upstreams)]
 
@@ -51,6 +52,8 @@ def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     }
     first, *others = [path for path, used in ways.items() if used] or [""]
     for other in others:
+        if other not in given:  # its networks are those of the fronts
+            other = "behind" if config.behind else "fronts"
         yield _conflict(given, first, other, "they are different ways to say whom to believe; keep one")
 
 
@@ -133,6 +136,41 @@ def _entrances(config: Config, given: Mapping[str, Setting], upstreams: Collecti
             yield Problem(path, shown(listener.upstream), allowed, where)
 
 
+def _strips(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    where = given["routes"].where if "routes" in given else ""
+    for index, route in enumerate(config.routes):
+        if route.strip and not (route.path or "").startswith(f"{route.strip}/"):
+            allowed = f"must be the beginning of routes[{index}].path, before a /"
+            yield Problem(f"routes[{index}].strip", shown(route.strip), allowed, where)
+
+
+def _aliases(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    """Names that hide PostHog's own paths, or that stand twice."""
+    own = [preset.path.removesuffix("/*") for preset in BUILT_IN]
+    prefix = config.aliases.prefix
+    if prefix and _first_segment(prefix) in {_first_segment(path) for path in own}:
+        allowed = f"hides PostHog's own {_first_segment(prefix)}; take a name that is not PostHog's"
+        yield _about(given, "aliases.prefix", shown(prefix), allowed)
+    seen: set[str] = set()
+    for alias in config.aliases.paths:
+        name = alias.path.removesuffix("/")
+        if name in own:
+            allowed = "has a name that is PostHog's own; take another"
+        elif name in seen:
+            allowed = "has a name that another one has"
+        elif prefix and f"{name}/".startswith(f"{prefix}/"):
+            allowed = "has a name below aliases.prefix, where it can never be asked for; take another"
+        else:
+            allowed = ""
+        if allowed:
+            yield _about(given, "aliases.paths", shown(str(alias)), allowed)
+        seen.add(name)
+
+
+def _first_segment(path: str) -> str:
+    return "/" + path.split("/")[1]
+
+
 def _missing(path: str, name: str, upstreams: Collection[str], where: str) -> Iterator[Problem]:
     """A name that no upstream has."""
     if name and name not in upstreams:
@@ -169,7 +207,7 @@ def value_at(config: Config, path: str) -> float:
 
 def advice(config: Config) -> list[str]:
     """Return a warning for every setting that works, but hardly as it was meant."""
-    return [*_insecure(config), *_unread(config.trust), *_redirect_loop(config)]
+    return [*_insecure(config), *_everybody(config.trust), *_unread(config.trust), *_redirect_loop(config)]
 
 
 def trusts_somebody(trust: TrustConfig) -> bool:
@@ -184,6 +222,15 @@ def _insecure(config: Config) -> Iterator[str]:
                 f"upstreams.{name}.insecure = true: whoever stands between here and {upstream.url} can read "
                 f"and change everything; give upstreams.{name}.ca_file instead"
             )
+
+
+def _everybody(trust: TrustConfig) -> Iterator[str]:
+    if trust.all:
+        yield (
+            "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address, scheme and "
+            "host that PostHog sees, so address blocks, rate limits and locations hold for nobody; name what "
+            'stands in front instead: behind = "nginx", "aws-alb", "cloudflare" or its addresses'
+        )
 
 
 def _unread(trust: TrustConfig) -> Iterator[str]:

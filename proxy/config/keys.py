@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import notation
 from proxy.config.schema import (
+    Alias,
     Config,
     IPNetwork,
     ListenAddress,
@@ -104,6 +105,7 @@ class Key:
 
 
 _PHRASES: dict[Any, str] = {
+    Alias: "`/public-path=/posthog-path`",
     IPNetwork: "an address or a CIDR block",
     ListenAddress: "`HOST:PORT` or `unix:/path`",
     UpstreamUrl: "`http://host[:port]`, `https://host[:port]` or `unix:/path`",

@@ -142,6 +142,21 @@ class LimitsConfig:
         doc="Connections of one untrusted client address (IPv6 by /64); 0: no limit. Above: closed at once.",
         why="Browsers open 6 to a host; whole offices share one address.",
     )
+    rate_per_client: float = key(
+        0.0,
+        unit="requests/s",
+        minimum=0,
+        doc="Forwarded requests of one client address (IPv6 by /64) on all paths together; above: 429. "
+        "0: no limit. A trusted proxy is not limited, the clients that it names are.",
+        why="nginx, HAProxy and Envoy have none by default: SDKs drop what is answered 429.",
+    )
+    rate_burst: int = key(
+        100,
+        unit="requests",
+        minimum=1,
+        doc="Requests that a client may send at once before rate_per_client holds.",
+        why="A page of PostHog's app asks for dozens of things at a time.",
+    )
     requests_per_connection: int = key(
         10_000,
         unit="requests",

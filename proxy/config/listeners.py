@@ -3,7 +3,7 @@
 # ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.declaration import key
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    """`[[listeners]]`: one address that speaks more than plain HTTP. Plain ones can stand in `listen`."""
+    """`[[listeners]]`: one address that speaks more than plain HTTP, which this version does not serve yet:
+    only `address` may be given. Plain ones can stand in `listen`."""
 
     address: ListenAddress = key(doc="Where to listen: HOST:PORT (port 0: any free one) or unix:/path.")
     mode: ListenerMode = key(
@@ -38,5 +39,11 @@ class ListenerConfig:
 
 
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
-    """Return all listeners: those of the short form ``listen`` first, then ``listeners``."""
-    return (*(ListenerConfig(address) for address in config.listen), *config.listeners)
+    """Return all listeners: those of the short form ``listen`` first, then ``listeners``. One that names
+    no peers with a PROXY header has those of `[[fronts]]` that speak it."""
+    fronts = tuple(network for front in config.fronts if front.proxy_protocol for network in front.networks)
+    listeners = (*(ListenerConfig(address) for address in config.listen), *config.listeners)
+    return tuple(
+        listener if listener.proxy_protocol or not fronts else replace(listener, proxy_protocol=fronts)
+        for listener in listeners
+    )

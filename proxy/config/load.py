@@ -1,8 +1,9 @@
-"""Everything an operator said, made into one ``Config``: file < environment < flags.
+"""Everything an operator said, made into one ``Config``: preset < file < environment < flags.
 
 ::
 
-    file ─────────────┐
+    preset ───────────┐
+    file ─────────────┤
     PostHog's names ──┤ Reading each ─▶ strongest value of each key ─▶ Config ─▶ contradictions, advice
     POSTHOG_PROXY_* ──┤
     flags ────────────┘
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from proxy.config import environment, keys
+from proxy.config import environment, expansion, fronts, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
@@ -26,13 +27,17 @@ from proxy.config.schema import Config, TcpAddress, UpstreamConfig
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Mapping
 
+    from proxy.config.fronts import Known
     from proxy.config.reading import Setting
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "listen": "--listen",
+        "preset": "--preset",
+        "behind": "--behind",
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
@@ -69,12 +74,14 @@ def load_config(
     flags: Mapping[str, Any] = _NOTHING,
     *,
     toml: bytes | None = None,
+    today: datetime.date | None = None,
 ) -> Loaded:
     """Read a configuration from a TOML file, environment variables and flags, each stronger than the last.
 
     ``environ`` is a whole environment; variables that concern nobody here are ignored. ``flags`` are by
     dotted key (``timeouts.head``), their values text or typed. ``toml`` is what ``fetch_file`` has read from
-    the file already. Raises ``ConfigError``.
+    the file already. ``today`` is what the age of shipped networks is measured by (``None``: not at all).
+    Raises ``ConfigError``.
     """
     file = Reading()
     if toml_path is not None:
@@ -85,8 +92,9 @@ def load_config(
     for path, value in flags.items():
         flag.take(path, value, FLAGS.get(path, "--set"), textual=True)
     environment.read_own(environ, [*file.upstreams, *flag.upstreams], own)
-    config = _combine([file, posthog, own, flag])
-    return Loaded(config, (*warnings, *environment.posthog_advice(environ, config), *advice(config)))
+    config, known = _combine([file, posthog, own, flag])
+    warnings += [*environment.posthog_advice(environ, config), *advice(config), *_stale(known, today)]
+    return Loaded(config, tuple(warnings))
 
 
 def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loaded:
@@ -94,7 +102,7 @@ def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loa
     proxy. ``where`` names the source in errors. Raises ``ConfigError``."""
     reading = Reading()
     reading.take_mapping(mapping, where)
-    config = _combine([reading])
+    config, _ = _combine([reading])
     return Loaded(config, tuple(advice(config)))
 
 
@@ -126,8 +134,11 @@ def _unusable(path: str, allowed: str) -> ConfigError:
     return ConfigError(Problem("file", shown(path), allowed))
 
 
-def _combine(readings: list[Reading]) -> Config:
-    """Take the strongest value of each key, weakest reading first; raise ``ConfigError`` on any problem."""
+def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known]]:
+    """Take the strongest value of each key, weakest reading first, and write out what `preset` and `behind`
+    stand for; return the words of `behind` too. Raises ``ConfigError`` on any problem."""
+    preset = expansion.preset_reading(readings)
+    readings = [preset, *readings]
     problems: list[Problem] = []
     given: dict[str, Setting] = {}
     attempted: set[str] = set()
@@ -138,13 +149,40 @@ def _combine(readings: list[Reading]) -> Config:
         given |= reading.settings
         attempted |= reading.attempted
         upstreams |= reading.upstreams
+    expansion.merge_routes(given, preset)
     problems += _missing_urls(upstreams, attempted)
     config = _give_way(_build(given, upstreams), given)
+    ranges = _ranges(config, given, problems)
+    config, known = expansion.with_fronts(config, given, ranges, problems)
     problems += contradictions(config, given, upstreams)
     problems += _unreadable_authorities(config, given)
     if problems:
         raise ConfigError(*problems)
-    return config
+    return config, known
+
+
+def _ranges(config: Config, given: Mapping[str, Setting], problems: list[Problem]) -> Mapping[str, Known]:
+    """What the words of `behind` mean: as shipped, or as `trust.ranges_file` has them."""
+    if not config.behind:
+        return {}
+    path = config.trust.ranges_file
+    try:
+        own = fronts.read_ranges(_parse(fetch_file(path), path)) if path else {}
+    except ConfigError as error:
+        problems += error.problems
+        return fronts.shipped()
+    except ValueError as error:
+        setting = given["trust.ranges_file"]
+        problems.append(Problem(setting.said, shown(path), printable(str(error)), setting.where))
+        return fronts.shipped()
+    return {**fronts.shipped(), **own}
+
+
+def _stale(known: Mapping[str, Known], today: datetime.date | None) -> list[str]:
+    if today is None:
+        return []
+    warnings = [fronts.staleness(word, entry, today) for word, entry in known.items()]
+    return [warning for warning in warnings if warning is not None]
 
 
 def _missing_urls(upstreams: Mapping[str, str], attempted: set[str]) -> list[Problem]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from proxy.config.schema import (
+    Alias,
     ListenAddress,
     TcpAddress,
     UnixAddress,
@@ -39,6 +40,8 @@ _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
+_ALIAS = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+_FRONT = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
 
 
@@ -248,6 +251,31 @@ def route_path(text: str) -> str:
     return text
 
 
+def alias_prefix(text: str) -> str:
+    """Read the prefix of aliases: whole segments, each plain, no slash at the end."""
+    if len(text) > 200 or _ALIAS.fullmatch(text) is None:
+        raise NotationError("must be like /k7-mirelo: letters, digits, - _ . ~, and no slash at the end")
+    return text
+
+
+def alias(text: str) -> Alias:
+    """Read ``/public-path=/posthog-path``; either may end in a slash."""
+    path, equals, target = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise NotationError("must be written /public-path=/posthog-path")
+    for part in (path, target):
+        if len(part) > 200 or _ALIAS.fullmatch(part.removesuffix("/")) is None:
+            raise NotationError(
+                "must have two paths of letters, digits and - _ . ~, as in /lib.js=/static/array.js"
+            )
+    return Alias(path, target)
+
+
+def front(text: str) -> str:
+    """Read what stands in front: a word (fronts.py knows which), or an address or a CIDR block."""
+    return text if _FRONT.fullmatch(text) is not None else str(network(text))
+
+
 def upstream_name(text: str) -> str:
     """Read an upstream's name; it is part of environment names and of metric labels."""
     if len(text) > 64 or _UPSTREAM_NAME.fullmatch(text) is None:
@@ -273,7 +301,12 @@ def file_path(text: str) -> str:
 
 FORMS: dict[str, tuple[str, Callable[[str], str]]] = {
     "": ("text", str),
+    "alias_prefix": ("a path such as `/k7-mirelo`", alias_prefix),
     "file": ("a file's path", file_path),
+    "front": (
+        "`cloudflare`, `aws-alb`, `aws-nlb`, `gcp`, `nginx`, `private`, an address or a CIDR block",
+        front,
+    ),
     "header": ("a header's name", header_name),
     "odd_header": ("a header's name with `_` or `.`", odd_header_name),
     "host": ("a host name or address", host),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.config import keys, notation
 from proxy.config.notation import NotationError, shown
-from proxy.config.schema import IPNetwork, ListenAddress, UpstreamUrl
+from proxy.config.schema import Alias, IPNetwork, ListenAddress, UpstreamUrl
 from proxy.errors import Problem
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _TEXT_READERS: dict[Any, Callable[[str], Any]] = {
     UpstreamUrl: notation.upstream_url,
     ListenAddress: notation.listen_address,
     IPNetwork: notation.network,
+    Alias: notation.alias,
 }
 
 

@@ -48,7 +48,8 @@ The stronger source wins, key by key:
 
 | Source | Strength | Example |
 |---|---|---|
-| the TOML file given by `--config` | weakest | `head = 5` in `[timeouts]` |
+| what `preset` stands for | weakest | `preset = "hobby"` |
+| the TOML file given by `--config` | | `head = 5` in `[timeouts]` |
 | PostHog's own environment variables (below) | | `TRUSTED_PROXIES=10.0.0.7` |
 | `POSTHOG_PROXY_` variables | | `POSTHOG_PROXY_TIMEOUTS__HEAD=5` |
 | flags | strongest | `--set timeouts.head=5` |

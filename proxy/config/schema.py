@@ -13,13 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.config.aliases import AliasesConfig
+from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
+from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
+    Alias,
     Auto,
     ChainMode,
+    Deployment,
     HostPolicy,
     IPNetwork,
     ListenAddress,
@@ -36,10 +41,15 @@ __all__ = [
     "KIB",
     "MIB",
     "AccessConfig",
+    "Alias",
+    "AliasesConfig",
     "Auto",
+    "CacheConfig",
     "ChainMode",
     "Config",
+    "Deployment",
     "ForwardingConfig",
+    "FrontConfig",
     "HealthConfig",
     "HostPolicy",
     "IPNetwork",
@@ -83,6 +93,12 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    strip: str = key(
+        "",
+        form="path",
+        doc="Beginning of `path` that is left out of what the upstream is sent; before a `/`.",
+        why="PostHog's livestream service serves /livestream/* without that prefix.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,13 @@ class TrustConfig:
         doc="A header in which a trusted peer names the client, such as CF-Connecting-IP.",
         why="Any client can send it; only a CDN that overwrites it makes it true.",
     )
+    ranges_file: str = key(
+        "",
+        form="file",
+        doc="TOML file that replaces or adds to what `behind` knows, in the form of "
+        "proxy/config/data/fronts.toml.",
+        why="Networks of CDNs change more often than a release comes.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +167,11 @@ class ForwardingConfig:
         False,
         doc="Add a Via line to requests and answers.",
         why="Nothing at PostHog reads it, and nginx does not compress for a request that has it.",
+    )
+    drop_ingest_cookies: bool = key(
+        False,
+        doc="Leave Cookie lines out of what goes to event endpoints.",
+        why="Ingestion reads none; a proxy on the site's own host gets all of the site's.",
     )
     allow_names: tuple[str, ...] = key(
         (),
@@ -214,6 +242,17 @@ class Config:
         doc="Where to listen for plain HTTP: HOST:PORT (port 0: any free one) or unix:/path; several "
         "allowed. The default holds only where there are no `[[listeners]]`.",
     )
+    preset: Deployment | None = key(
+        None,
+        doc="Where PostHog runs: gives upstreams and routes, which single keys can still change.",
+        why="The tables of PostHog's own recipes, without their flaws.",
+    )
+    behind: tuple[str, ...] = key(
+        (),
+        form="front",
+        doc="What stands in front of this proxy; several allowed. Gives `trust.proxies` and `[[fronts]]`.",
+        why="Whose word is believed depends on who is there; nobody, unless said.",
+    )
     upstream: UpstreamUrl | None = key(None, doc="Short for the url of the upstream called `default`.")
     fast_path: bool = key(
         True,
@@ -233,13 +272,16 @@ class Config:
         {}, doc="Upstreams by name; `default` takes what no route sends elsewhere."
     )
     routes: tuple[RouteConfig, ...] = key((), doc="Paths that go elsewhere.")
+    fronts: tuple[FrontConfig, ...] = key((), doc="Proxies in front, and how each names the client.")
     listeners: tuple[ListenerConfig, ...] = key((), doc="Addresses that speak more than plain HTTP.")
     trust: TrustConfig = key(TrustConfig(), doc="Whose word about the client is believed.")
     forwarding: ForwardingConfig = key(ForwardingConfig(), doc="What is said upstream about the client.")
+    aliases: AliasesConfig = key(AliasesConfig(), doc="Other names for PostHog's paths.")
     access: AccessConfig = key(AccessConfig(), doc="Who may ask for what.")
     posthog: PosthogConfig = key(PosthogConfig(), doc="What PostHog was told.")
     limits: LimitsConfig = key(LimitsConfig(), doc="Sizes and counts.")
     timeouts: TimeoutsConfig = key(TimeoutsConfig(), doc="Time-outs.")
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
+    cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     log: LogConfig = key(LogConfig(), doc="Logs.")

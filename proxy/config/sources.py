@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.load import fetch_file, load_config
+from proxy.config.schema import ListenerMode, configured_listeners
+from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Mapping
     from typing import Self
 
     from proxy.config.load import Loaded
+    from proxy.config.schema import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,11 @@ class Sources:
         """Return the same with the file's content of now. Raises ``ConfigError`` if it cannot be read."""
         return self if self.toml_path is None else replace(self, toml=fetch_file(self.toml_path))
 
-    def load(self, environ: Mapping[str, str]) -> Loaded:
-        """Read the configuration. Raises ``ConfigError``."""
-        return load_config(self.toml_path, environ, self.flags, toml=self.toml)
+    def load(self, environ: Mapping[str, str], today: datetime.date | None = None) -> Loaded:
+        """Read the configuration; ``today`` as in ``load_config``. Raises ``ConfigError``."""
+        loaded = load_config(self.toml_path, environ, self.flags, toml=self.toml, today=today)
+        _refuse_unserved(loaded.config)
+        return loaded
 
     def pack(self) -> bytes:
         """Write it as JSON. The content must be UTF-8, as TOML is: ``load`` tells."""
@@ -47,3 +53,17 @@ class Sources:
         said = json.loads(data)
         toml = said["toml"]
         return cls(said["toml_path"], said["flags"], None if toml is None else toml.encode())
+
+
+def _refuse_unserved(config: Config) -> None:
+    """Refuse a listener that is to speak what this version does not: it would be served as plain HTTP."""
+    for listener in configured_listeners(config):
+        said = {
+            "tls": listener.tls,
+            "mode": listener.mode is not ListenerMode.HTTP,
+            "proxy_protocol": bool(listener.proxy_protocol),
+        }
+        for name, wanted in said.items():
+            if wanted:
+                allowed = "is not served by this version; listeners speak plain HTTP"
+                raise ConfigError(Problem(f"listeners[].{name}", str(listener.address), allowed))

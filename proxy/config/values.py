@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
@@ -64,6 +64,25 @@ class Auto(enum.Enum):
     """Stands in place of a number that the machine knows better."""
 
     AUTO = "auto"
+
+
+class Deployment(enum.Enum):
+    """Where PostHog runs: what `preset` can say (deployments.py)."""
+
+    CLOUD_US = "posthog-cloud-us"
+    CLOUD_EU = "posthog-cloud-eu"
+    SELF_HOSTED = "self-hosted"
+    HOBBY = "hobby"
+
+
+class Alias(NamedTuple):
+    """A public ``path``, and PostHog's path ``target`` that it stands for."""
+
+    path: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.target}"
 
 
 class ListenerMode(enum.Enum):

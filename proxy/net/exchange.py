@@ -42,8 +42,13 @@ class UpstreamExchange(Protocol):
         all. ``request`` tells framing and method."""
         ...
 
-    def was_sent(self, request: RequestHead) -> None:
-        """The whole request was written to the connection already (by the fast path)."""
+    def was_sent(self, method: bytes, *, complete: bool) -> None:
+        """The request was written to the connection already (by the fast path), or if it is not ``complete``
+        its beginning, of a body that stands bare."""
+        ...
+
+    def was_answered(self, head: ResponseHead, count: int) -> None:
+        """The final head was read already (by the fast path), and ``count`` bytes of the body."""
         ...
 
     def send_body(self, data: bytes) -> None:
@@ -64,12 +69,21 @@ class UpstreamExchange(Protocol):
         Whoever writes to it directly writes body bytes."""
         ...
 
+    def passed(self, count: int) -> bool:
+        """So many more bytes of the body went another way, as they stood; false: there are not so many, and
+        nothing is changed."""
+        ...
+
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         """Return the next head: an interim 1xx, 101, or the final one."""
         ...
 
     def take_body(self) -> bytes:
         """Return the body bytes that are here already, without waiting; ``b""``: none."""
+        ...
+
+    def tell_body(self, sink: Callable[[bytes], None]) -> None:
+        """Give ``sink`` all body bytes too, from now on; then none can be taken past this exchange."""
         ...
 
     async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:

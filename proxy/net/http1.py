@@ -51,6 +51,7 @@ class Http1Exchange:
         self._head: ResponseHead | None = None
         self._body: BodyReader = open_body(Framing(FramingKind.NONE), trailer_limit=0)
         self._over = False
+        self._sink: Callable[[bytes], None] | None = None
 
     def __repr__(self) -> str:
         state = "OVER" if self._over else "ANSWERING" if self._head else "SENT" if self._sent else "SENDING"
@@ -86,9 +87,9 @@ class Http1Exchange:
         self._sent = complete
         self._stream.write(head + self._framed(first_body) + (self._end() if complete else b""))
 
-    def was_sent(self, request: RequestHead) -> None:
-        self._method = request.method
-        self._sent = True
+    def was_sent(self, method: bytes, *, complete: bool) -> None:
+        self._method = method
+        self._sent = complete
         # What has come by now is the beginning of the answer.
         self._bytes_before = self._stream.bytes_in - len(self._stream.received)
 
@@ -115,6 +116,18 @@ class Http1Exchange:
         return LAST_CHUNK if self._chunked else b""
 
     # Reading.
+
+    def was_answered(self, head: ResponseHead, count: int) -> None:
+        self._begin(head)
+        assert isinstance(self._body, LengthBody)
+        self._body.skip(count)
+
+    def passed(self, count: int) -> bool:
+        if not isinstance(self._body, LengthBody) or count > self._body.remaining:
+            return False
+        self._body.skip(count)
+        self._over = self._body.done
+        return True
 
     async def read_head(self, due: float, late: Callable[[], Failure]) -> ResponseHead:
         while True:
@@ -163,7 +176,12 @@ class Http1Exchange:
             raise self._bad(violation.reason, violation.detail) from violation
         if self._body.done:
             self._over = True
+        if data and self._sink is not None:
+            self._sink(data)
         return data
+
+    def tell_body(self, sink: Callable[[bytes], None]) -> None:
+        self._sink = sink
 
     async def read_body(self, due: float, late: Callable[[], Failure]) -> bytes:
         while not self._over:
@@ -175,7 +193,8 @@ class Http1Exchange:
         return b""
 
     def remainder(self, stall: float, late: Callable[[], Failure]) -> Remainder:
-        return AnswerRemainder(self._stream, self._body, stall, late)
+        body = self._body if self._sink is None else LengthBody(0)
+        return AnswerRemainder(self._stream, body, stall, late)
 
     def _end_by_close(self) -> None:
         try:

@@ -126,6 +126,10 @@ class UpstreamPool:
         self._closed = False
         self._came = 0
         self._well = 0
+        self.last_well: float | None = None
+        """The moment when it was last found that a request went well, as of the last sweep."""
+        self.last_ill: float | None = None
+        """The moment when one last failed at the upstream."""
         self._idle_timeout = upstream.idle_timeout
         self._quiet = asyncio.Event()
         deadlines.watch(self)
@@ -218,6 +222,7 @@ class UpstreamPool:
             self._came = 0
         if self._well:
             self.breaker.went_well(self._well, now)
+            self.last_well = now
             self._well = 0
 
     async def acquire(self, *, due: float, connect_timeout: float, fresh: bool = False) -> Lease:
@@ -265,6 +270,10 @@ class UpstreamPool:
         refused like those that come."""
         now = self._clock.monotonic()
         self.count(now)
+        if ok:
+            self.last_well = now
+        else:
+            self.last_ill = now
         before = self.breaker.state
         self.breaker.record(ok, now, probe=probe)
         if before is BreakerState.CLOSED and self.breaker.state is BreakerState.OPEN:
@@ -446,8 +455,8 @@ class UpstreamPool:
             self,
             self._open_exchange,
             address=str(address),
-            # Reading must not pause before a head that is allowed is complete.
-            read_limit=max(self._limits.read_buffer, self._limits.answer_head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(self._limits.read_buffer, self._limits.answer_head_bytes + 1),
             write_limit=self._limits.write_buffer,
         )
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from proxy.net.pieces import Pieces
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -43,6 +45,8 @@ class Stream(asyncio.Protocol):
         self.error: Exception | None = None
         self.bytes_in = 0
         self.bytes_out = 0
+        self._held = b""
+        self._in_pieces = False
         self._reading = True
         self._writable = True
         self._reader: asyncio.Future[None] | None = None
@@ -111,6 +115,11 @@ class Stream(asyncio.Protocol):
         """False while more than ``write_limit`` bytes are queued."""
         return self._writable
 
+    @property
+    def holding(self) -> bool:
+        """True while bytes are held back."""
+        return bool(self._held)
+
     def pause(self) -> None:
         """Stop reading from the socket; idempotent."""
         if self._reading and not self.lost:
@@ -122,6 +131,16 @@ class Stream(asyncio.Protocol):
         if not self._reading and not self.at_eof and len(self.received) < self.read_limit:
             self._reading = True
             self.transport.resume_reading()
+
+    def read_in_pieces(self) -> None:
+        """Read smaller pieces from now on (net/pieces.py): a peer that was large once will be again."""
+        if not (self._in_pieces or self.at_eof or self.transport.is_closing()):
+            self._in_pieces = True
+            reading = self._reading
+            self.pause()
+            self.transport.set_protocol(Pieces(self))
+            if reading:
+                self.resume()
 
     async def fill(self, due: float, late: Callable[[], Failure]) -> bool:
         """Wait until bytes arrive; true if any came, false at the end of the stream.
@@ -143,9 +162,36 @@ class Stream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queue bytes; after the transport is lost they are thrown away, as the reader will find out."""
+        if self._held:
+            self.send_held()
         if not self.lost and not self.transport.is_closing():
             self.bytes_out += len(data)
             self.transport.write(data)
+
+    def write_both(self, head: bytes, body: bytes) -> None:
+        """Write both at once, without making one of them; whatever is queued of ``body`` is no copy (on
+        uvloop)."""
+        if self._held:
+            self.send_held()
+        if not self.lost and not self.transport.is_closing():
+            self.bytes_out += len(head) + len(body)
+            if body:
+                self.transport.writelines((head, body))
+            else:
+                self.transport.write(head)
+
+    def hold(self, data: bytes) -> None:
+        """Hold bytes back until ``send_held``, or until something else is written (``Outbox`` does this)."""
+        if self._held:
+            self.send_held()
+        self._held = data
+        self.bytes_out += len(data)
+
+    def send_held(self) -> None:
+        """Queue what is held back, if there is anything."""
+        held, self._held = self._held, b""
+        if held and not self.lost and not self.transport.is_closing():
+            self.transport.write(held)
 
     async def drain(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is short again; return at once if it is, or if the transport is lost.
@@ -166,6 +212,7 @@ class Stream(asyncio.Protocol):
 
     async def flush(self, stall: float, late: Callable[[], Failure]) -> None:
         """Wait until the queue is empty, as ``drain`` does until it is short."""
+        self.send_held()
         if self.transport.get_write_buffer_size():
             self._limit_queue(0)
             try:
@@ -181,11 +228,13 @@ class Stream(asyncio.Protocol):
 
     def close(self) -> None:
         """Send what is queued, then close."""
+        self.send_held()
         if not self.lost:
             self.transport.close()
 
     def abort(self) -> None:
         """Close now; what is queued is thrown away."""
+        self._held = b""
         if not self.lost:
             self.transport.abort()
 

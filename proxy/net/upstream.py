@@ -102,6 +102,7 @@ class UpstreamConnection(Stream):
         return not (
             self.at_eof
             or self.received
+            or self._held
             or self.transport.is_closing()
             or self.transport.get_write_buffer_size()
         )

@@ -11,64 +11,67 @@ from proxy.observe.log import AccessRecord, encode_json, json_text
 
 
 class LineParts(NamedTuple):
-    """What stands in a record's JSON line before each of these values, and behind the last ones (``end``);
-    between ``bytes_out`` and ``end`` come the times, ``retries`` and ``reused``. ``client``: what
-    ``client_part`` returns."""
+    """What stands in a record's JSON line before each of these values, and behind the sender (``end``);
+    ``client``: what ``client_part`` returns, ``sender``: what ``sender_part`` does."""
 
     request_id: str
     client: str
-    upstream_addr: str
-    status: str
-    upstream_status: str
     bytes_in: str
     bytes_out: str
+    times: str
+    sender: str
     end: str
 
 
 def line_parts(record: AccessRecord) -> LineParts:
     """Cut the record's JSON line where requests that are alike differ."""
     rest = encode_json(record).decode("ascii").partition(',"request_id":"')[2]
+    # A quote inside a value is escaped, so these are found as keys only.
     before, _, rest = rest.partition('"client_ip":')
-    parts = [',"request_id":"', before]
-    rest = ',"method"' + rest.partition(',"method"')[2]
-    for name in LineParts._fields[2:-1]:
-        # A quote inside a value is escaped, so this is found as a key only. Each of these values is a number
-        # or, in the record of a line that is to be cut, an empty text.
-        before, key, rest = rest.partition(f'"{name}":')
-        rest = rest.removeprefix('""').lstrip("0123456789")
-        parts.append(before + key)
-    parts.append(',"tls_version"' + rest.partition(',"tls_version"')[2])
-    return LineParts(*parts)
-
-
-def client_part(record: AccessRecord) -> str:
-    """Return the pairs of a JSON line that tell who the client is."""
-    return (
-        f'"client_ip":{json_text(record.client_ip)},"peer":{json_text(record.peer)},'
-        f'"client_ip_source":{json_text(record.client_ip_source)},"trusted_hops":{record.trusted_hops}'
+    alike, _, rest = rest.partition(',"method"')[2].partition(',"bytes_in":')
+    ending = rest.partition(',"retries"')[2]
+    before_sender, _, rest = ending.partition(',"user_agent":')
+    end = rest.partition(',"termination":')[2]
+    return LineParts(
+        ',"request_id":"',
+        before,
+        f',"method"{alike},"bytes_in":',
+        ',"bytes_out":',
+        ",",
+        f',"retries"{before_sender},"user_agent":',
+        f',"termination":{end}',
     )
+
+
+def sender_part(record: AccessRecord) -> str:
+    """Return what the record's JSON line says of the program that sent the request."""
+    line = encode_json(record).decode("ascii")
+    return line.partition(',"user_agent":')[2].partition(',"termination":')[0]
+
+
+def client_tail(peer: str, source: str) -> str:
+    """Return what ``client_part`` says of all clients that came the same way."""
+    return f',"peer":{json_text(peer)},"client_ip_source":{json_text(source)},"trusted_hops":'
+
+
+def client_part(client_ip: str, tail: str, trusted_hops: int) -> str:
+    """Return the pairs of a JSON line that tell who the client is; an address has nothing to be escaped."""
+    return f'"client_ip":"{client_ip}"{tail}{trusted_hops}'
 
 
 def fast_line(
     parts: LineParts,
-    *,
     ts: float,
     request_id: str,
     client: str,
-    upstream_addr: str,
-    status: int,
     bytes_in: int,
     bytes_out: int,
     times: str,
-    retries: int,
-    reused: bool,
+    sender: str,
 ) -> bytes:
-    """Return the line with its values put in. ``ts``: at least a second after the epoch; ``times``: t_head to
-    t_total, as JSON pairs."""
-    micros = str(int(ts * 1e6))
+    """Return the line with its values put in. ``times``: t_head to t_total, as JSON pairs."""
+    before_id, before_client, before_in, before_out, before_times, before_sender, end = parts
     return (
-        f'{{"ts":{micros[:-6]}.{micros[-6:]}{parts.request_id}{request_id}{parts.client}{client}'
-        f'{parts.upstream_addr}"{upstream_addr}"'
-        f"{parts.status}{status}{parts.upstream_status}{status}{parts.bytes_in}{bytes_in}{parts.bytes_out}{bytes_out}"
-        f',{times},"retries":{retries},"reused":{"true" if reused else "false"}{parts.end}'
+        f'{{"ts":{ts:.6f}{before_id}{request_id}{before_client}{client}{before_in}{bytes_in}'
+        f"{before_out}{bytes_out}{before_times}{times}{before_sender}{sender}{end}"
     ).encode("ascii")

@@ -10,6 +10,7 @@ left out whole; only the SDK's name and version are taken from it.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -183,7 +184,7 @@ class AccessRecord:
     where that step was never reached. ``method``, ``host``, ``target`` and ``user_agent`` are as
     received (the line shows ``path`` instead of the target). ``status`` is what the client was sent, 0
     if nothing; ``upstream_status`` what the upstream said, 0 if nothing. ``origin`` says who made the
-    answer: ``upstream`` or ``proxy``. Bytes count bodies and heads on the client's side.
+    answer: ``upstream``, ``proxy`` or ``cache``. Bytes count bodies and heads on the client's side.
     """
 
     ts: float = 0.0
@@ -226,21 +227,21 @@ def encode_json(record: AccessRecord) -> bytes:
     line = (
         f'{{"ts":{_number(record.ts)}'
         f',"request_id":{json_text(record.request_id)}'
-        f',"listener":{json_text(record.listener)}'
-        f',"client_ip":{json_text(record.client_ip)}'
-        f',"peer":{json_text(record.peer)}'
-        f',"client_ip_source":{json_text(record.client_ip_source)}'
+        f',"listener":{_known_json(record.listener)}'
+        f',"client_ip":{_known_json(record.client_ip)}'
+        f',"peer":{_known_json(record.peer)}'
+        f',"client_ip_source":{_known_json(record.client_ip_source)}'
         f',"trusted_hops":{record.trusted_hops}'
-        f',"method":{json_text(record.method)}'
-        f',"host":{json_text(record.host)}'
+        f',"method":{_known_json(record.method)}'
+        f',"host":{_known_json(record.host)}'
         f',"path":{json_text(logged_path(record.target))}'
-        f',"route":{json_text(record.route)}'
-        f',"class":{json_text(record.cls)}'
-        f',"upstream":{json_text(record.upstream)}'
-        f',"upstream_addr":{json_text(record.upstream_addr)}'
+        f',"route":{_known_json(record.route)}'
+        f',"class":{_known_json(record.cls)}'
+        f',"upstream":{_known_json(record.upstream)}'
+        f',"upstream_addr":{_known_json(record.upstream_addr)}'
         f',"status":{record.status}'
         f',"upstream_status":{record.upstream_status}'
-        f',"origin":{json_text(record.origin)}'
+        f',"origin":{_known_json(record.origin)}'
         f',"bytes_in":{record.bytes_in}'
         f',"bytes_out":{record.bytes_out}'
         f',"t_head":{_number(record.t_head)}'
@@ -251,12 +252,12 @@ def encode_json(record: AccessRecord) -> bytes:
         f',"t_total":{_number(record.t_total)}'
         f',"retries":{record.retries}'
         f',"reused":{"true" if record.reused else "false"}'
-        f',"tls_version":{json_text(record.tls_version)}'
-        f',"sni":{json_text(record.sni)}'
-        f',"user_agent":{json_text(record.user_agent)}'
-        f',"sdk":{json_text(sdk)}'
-        f',"sdk_version":{json_text(sdk_version)}'
-        f',"termination":{json_text(record.termination)}'
+        f',"tls_version":{_known_json(record.tls_version)}'
+        f',"sni":{_known_json(record.sni)}'
+        f',"user_agent":{_known_json(record.user_agent)}'
+        f',"sdk":{_known_json(sdk)}'
+        f',"sdk_version":{_known_json(sdk_version)}'
+        f',"termination":{_known_json(record.termination)}'
         f',"error":{json_text(record.error)}}}\n'
     )
     return line.encode("ascii")
@@ -338,6 +339,15 @@ def _number(value: float | None) -> str:
 def json_text(value: object, limit: int = MAX_TEXT) -> str:
     """Text as JSON, in printable ASCII."""
     return encode_basestring_ascii(_text(value, limit)) if value else '""'
+
+
+def _known_json(value: str | bytes) -> str:
+    """The same for what many requests have in common."""
+    return _remembered_json(value) if len(value) <= _REMEMBERED_TEXT else json_text(value)
+
+
+_REMEMBERED_TEXT = 256
+_remembered_json = functools.lru_cache(4096)(json_text)  # a few MiB at most
 
 
 def _text(value: object, limit: int) -> str:

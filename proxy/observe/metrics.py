@@ -19,7 +19,9 @@ Snapshot: TypeAlias = dict[str, int | dict[str, int]]
 
 PREFIX = "posthog_proxy_"
 
-GAUGES = frozenset({f"{PREFIX}open_connections", f"{PREFIX}requests_in_flight"})
+GAUGES = frozenset(
+    PREFIX + name for name in ("open_connections", "requests_in_flight", "cache_bytes", "cache_entries")
+)
 """What is now, not what has been: it ends with the process that it was counted in."""
 
 MAX_SUMMED_LABELS = 4096
@@ -86,10 +88,27 @@ class Counters:
         """Those of the bytes above that never came into the process (net/splice.py)."""
         self.client_ip_suspect = 0
         """Requests from a private address or the proxy's own: a sign of a wrong trust list."""
+        self.html_on_sdk_path = Tally("route", "upstream")
+        """Pages where an SDK expects JSON or a script: the mark of a missing route (rules/symptoms.py)."""
+        self.redirect_loops = Tally("kind")
+        """Redirects to the URL that was just asked for."""
+        self.replay_too_large = 0
+        """Session recordings that were refused for their size, here or behind."""
+        self.one_client_ip = 0
+        """Minutes in which most requests came from one address."""
+        self.upstream_without_success = Tally("upstream")
+        """Minutes in which an upstream had only failed for long."""
         self.fast_path = 0
         """Requests that took the fast path from end to end."""
         self.fast_path_missed = Tally("reason")
         """Requests on its routes that did not, by what was unusual."""
+        self.cache = Tally("result")
+        """Requests that the asset cache had to do with: hit, miss, revalidated, stale."""
+        self.cache_not_kept = Tally("reason")
+        """Answers on its paths that could not be kept (rules/caching.terms_of)."""
+        self.cache_bytes = 0
+        self.cache_entries = 0
+        self.cache_evictions = 0
         self.requests = Tally("route", "class", "method", "code", cap=2048)
         self.rejected = Tally("reason")
         self.dropped_headers = Tally("word")
@@ -129,8 +148,18 @@ class Counters:
             "request_spliced_bytes": self.request_bytes_spliced,
             "response_spliced_bytes": self.response_bytes_spliced,
             "client_ip_suspect_total": self.client_ip_suspect,
+            "html_on_sdk_path_total": self.html_on_sdk_path,
+            "redirect_loop_total": self.redirect_loops,
+            "replay_too_large_total": self.replay_too_large,
+            "one_client_ip_total": self.one_client_ip,
+            "upstream_without_success_total": self.upstream_without_success,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,
+            "cache_requests_total": self.cache,
+            "cache_not_kept_total": self.cache_not_kept,
+            "cache_bytes": self.cache_bytes,
+            "cache_entries": self.cache_entries,
+            "cache_evictions_total": self.cache_evictions,
             "requests_total": self.requests,
             "rejected_total": self.rejected,
             "dropped_headers_total": self.dropped_headers,

@@ -22,14 +22,18 @@ import functools
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+# These four are no sockets: two pure functions on text, a tenth of the cost of ipaddress's classes.
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.message import AddressSource, ClientAddress, Hop, field_values
+from proxy.rules.forwarded import OWS, forwarded_elements, parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-    from proxy.config.schema import IPNetwork, TrustConfig
+    from proxy.config.schema import FrontConfig, IPNetwork, TrustConfig
     from proxy.message import Fields, IPAddress, Peer
 
 TRAIL_HOPS = 32
@@ -37,9 +41,6 @@ TRAIL_HOPS = 32
 
 TRAIL_TEXT = 64
 """Bytes of a hop that its text in the trail shows; a longer one ends in `...`."""
-
-OWS = b" \t"
-"""Optional white space around list elements (RFC 9110 section 5.6.3)."""
 
 UNTRUSTED_PEER = "peer, not trusted: it is the client"
 TRUSTED_PEER = "peer, trusted"
@@ -52,12 +53,16 @@ LEFTMOST = "all are trusted: the leftmost is the client"
 NO_HOP = "no hop was named: the peer is the client"
 TOO_SHORT = "fewer hops than proxies in front: the peer is the client"
 NAMED = "named by the client header: it is the client"
+OWN_ADDRESS = "the peer's own address: not looked at"
 NOT_NAMED = "client header is not one address: ignored"
 
 _Bucket: TypeAlias = tuple[int, frozenset[int]]
 """A number of host bits, and the network numbers with that many."""
 
-_Step: TypeAlias = "tuple[bytes, IPAddress | None]"
+Packed: TypeAlias = bytes
+"""An address as its 4 or 16 bytes, canonical: IPv4-mapped IPv6 is 4."""
+
+_Step: TypeAlias = "tuple[bytes, Packed | None]"
 """One element of a chain as it stands there, and the address it names."""
 
 
@@ -73,12 +78,33 @@ alphabet leaves no room for zones (`%eth0`), names and prefixes. ipaddress judge
 
 def is_public(ip: IPAddress | None) -> bool:
     """Tell whether a client can have ``ip`` on the internet (``ipaddress.is_global``)."""
-    if ip is None:
-        return False
-    if isinstance(ip, IPv4Address) and int(ip) >> 24 not in _PARTLY_SPECIAL:
-        return True  # the module's own check reads a list of networks
-    return ip.is_global
+    return ip is not None and is_public_packed(ip.packed)
 
+
+def is_public_packed(packed: Packed) -> bool:
+    """``is_public`` of an address that is packed."""
+    # The module's own check reads a list of networks, which takes as long as all else about a request.
+    if len(packed) == 4:
+        if packed[0] not in _PARTLY_SPECIAL:
+            return True
+        if packed[:3] != _SPLIT_24:
+            return _is_public_network(packed[:3] + b"\0")
+    elif 0x20 <= packed[0] <= 0x3F and not packed.startswith(_SPLIT_23):
+        return _is_public_network(packed[:4] + bytes(12))
+    return unpacked(packed).is_global
+
+
+@functools.lru_cache(1024)
+def _is_public_network(packed: Packed) -> bool:
+    """The same of a /24 of IPv4, or of a /32 of IPv6, that is public or special as a whole."""
+    return unpacked(packed).is_global
+
+
+_SPLIT_24 = b"\xc0\0\0"
+"""192.0.0.0/24, of which some addresses are public."""
+
+_SPLIT_23 = (b"\x20\x01\0", b"\x20\x01\x01")
+"""2001::/23, IANA's own; of the other global unicast addresses no smaller network than a /32 is special."""
 
 _PARTLY_SPECIAL = frozenset({0, 10, 100, 127, 169, 172, 192, 198, 203, *range(224, 256)})
 """First octets of IPv4 that hold a special-purpose network (IANA's registry, RFC 6890)."""
@@ -86,6 +112,12 @@ _PARTLY_SPECIAL = frozenset({0, 10, 100, 127, 169, 172, 192, 198, 203, *range(22
 
 _LONGEST = 64
 """Longer than any address with brackets and a port."""
+
+_MAPPED = bytes(10) + b"\xff\xff"
+"""What IPv4-mapped IPv6 begins with (RFC 4291 section 2.5.5.2)."""
+
+_EMBEDDED = bytes(12)
+"""What IPv6 begins with that inet_ntop writes with an IPv4 address in it, and RFC 5952 does not."""
 
 
 def parse_address(token: bytes) -> IPAddress | None:
@@ -95,22 +127,38 @@ def parse_address(token: bytes) -> IPAddress | None:
     IPv6 with or without brackets, and white space around. Refuses zones, octets with leading zeros,
     short forms (`127.1`) and integers. IPv4-mapped IPv6 comes back as IPv4.
     """
-    token = token.strip(OWS)
-    return _parsed(token) if len(token) <= _LONGEST else None
+    packed = packed_address(token.strip(OWS))
+    return None if packed is None else unpacked(packed)
 
 
-@functools.lru_cache(4096)
-def _parsed(token: bytes) -> IPAddress | None:
-    """A pure function of a short text, remembered because the same proxies and clients come again."""
-    match = _ADDRESS.fullmatch(token)
-    if match is None or int(match["port"] or b"0") > 65535:
+def packed_address(token: bytes) -> Packed | None:
+    """``parse_address`` of a token without white space around it, packed."""
+    if len(token) > _LONGEST:
         return None
     try:
+        if b":" not in token:  # nothing but bare IPv4 is left; inet_pton reads it as strictly as ipaddress
+            return inet_pton(AF_INET, token.decode("ascii"))
+        match = _ADDRESS.fullmatch(token)
+        if match is None or int(match["port"] or b"0") > 65535:
+            return None
         if match["v4"] is not None:
-            return IPv4Address(match["v4"].decode("ascii"))
-        return unmapped(IPv6Address((match["bracketed"] or match["bare"]).decode("ascii")))
-    except ValueError:
+            return inet_pton(AF_INET, match["v4"].decode("ascii"))
+        packed = inet_pton(AF_INET6, (match["bracketed"] or match["bare"]).decode("ascii"))
+    except (OSError, ValueError):
         return None
+    return packed[12:] if packed.startswith(_MAPPED) else packed
+
+
+def unpacked(packed: Packed) -> IPAddress:
+    """Return the address of its bytes."""
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
+
+
+def packed_text(packed: Packed) -> str:
+    """Return the text of an address, as ``str`` of an ``IPAddress`` is (RFC 5952)."""
+    if len(packed) == 4:
+        return inet_ntop(AF_INET, packed)
+    return str(unpacked(packed)) if packed.startswith(_EMBEDDED) else inet_ntop(AF_INET6, packed)
 
 
 def unmapped(ip: IPAddress) -> IPAddress:
@@ -147,11 +195,28 @@ def peer_address(peer: Peer) -> IPAddress | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Habit:
+    """What the trusted peers of some networks do: the lower-case name of the ``header`` in which they name
+    the client (empty: none), and whether the last element of their chain is their ``own_address``."""
+
+    header: bytes
+    own_address: bool
+    v4: tuple[_Bucket, ...]
+    v6: tuple[_Bucket, ...]
+
+    @classmethod
+    def of(cls, front: FrontConfig) -> Habit:
+        """Build from an entry of `[[fronts]]`."""
+        return cls(front.client_header.lower().encode(), front.own_address, *_by_version(front.networks))
+
+
+@dataclass(frozen=True, slots=True)
 class TrustTable:
     """Whose word is believed, ready for look-ups: `[trust]` with its networks as sets.
 
     A look-up costs one set membership per distinct prefix length. ``hops`` replaces the list when it
-    is not 0: every peer with an address then counts as the nearest of that many proxies.
+    is not 0: every peer with an address then counts as the nearest of that many proxies. ``client_header``
+    and "no own address" are what peers do to whom none of ``habits`` applies.
     """
 
     everyone: bool
@@ -161,20 +226,22 @@ class TrustTable:
     client_header: bytes
     v4: tuple[_Bucket, ...]
     v6: tuple[_Bucket, ...]
+    habits: tuple[Habit, ...] = ()
 
     @classmethod
-    def of(cls, trust: TrustConfig) -> TrustTable:
+    def of(cls, trust: TrustConfig, fronts: Iterable[FrontConfig] = ()) -> TrustTable:
         """Build the table of a configuration. Networks inside ::ffff:0:0/96 are read as IPv4, since
         addresses are unmapped before they are looked up."""
-        networks = [_unmapped_network(network) for network in trust.proxies]
+        v4, v6 = _by_version(trust.proxies)
         return cls(
             everyone=trust.all,
             unix=trust.unix,
             hops=trust.hops,
             forwarded=trust.forwarded,
             client_header=trust.client_header.lower().encode(),
-            v4=_buckets(network for network in networks if network.version == 4),
-            v6=_buckets(network for network in networks if network.version == 6),
+            v4=v4,
+            v6=v6,
+            habits=tuple(Habit.of(front) for front in fronts if front.client_header or front.own_address),
         )
 
     def trusts(self, ip: IPAddress | None) -> bool:
@@ -185,15 +252,44 @@ class TrustTable:
 
     def lists(self, ip: IPAddress) -> bool:
         """Is the canonical address ``ip`` in one of the networks?"""
-        number = int(ip)
-        buckets = self.v4 if isinstance(ip, IPv4Address) else self.v6
-        return any(number >> bits in networks for bits, networks in buckets)
+        return _holds(self.v4, self.v6, ip.packed)
 
-    def ends_at(self, ip: IPAddress, hops: int) -> bool:
-        """Is ``ip``, the address after ``hops - 1`` others of the chain, the client?"""
+    @property
+    def client_headers(self) -> frozenset[bytes]:
+        """The lower-case names of all headers in which some peer may name the client."""
+        return frozenset(filter(None, (self.client_header, *(habit.header for habit in self.habits))))
+
+    def habit(self, ip: IPAddress | None) -> tuple[bytes, bool]:
+        """Return how a trusted peer at the canonical address ``ip`` names the client: its client header
+        (empty: none), and whether the last element of its chain is its own address. The first habit whose
+        networks hold ``ip`` counts; a header is never believed from elsewhere."""
+        if ip is not None:
+            for habit in self.habits:
+                if _holds(habit.v4, habit.v6, ip.packed):
+                    return habit.header or self.client_header, habit.own_address
+        return self.client_header, False
+
+    def ends_at(self, packed: Packed, hops: int) -> bool:
+        """Is this address, the one after ``hops - 1`` others of the chain, the client?"""
         if self.hops:
             return hops == self.hops
-        return not self.everyone and not self.lists(ip)
+        return not self.everyone and not _holds(self.v4, self.v6, packed)
+
+
+def _holds(v4: tuple[_Bucket, ...], v6: tuple[_Bucket, ...], packed: Packed) -> bool:
+    number = int.from_bytes(packed, "big")
+    for bits, networks in v4 if len(packed) == 4 else v6:  # noqa: SIM110 - a generator costs as much again
+        if number >> bits in networks:
+            return True
+    return False
+
+
+def _by_version(networks: Iterable[IPNetwork]) -> tuple[tuple[_Bucket, ...], tuple[_Bucket, ...]]:
+    unmapped_networks = [_unmapped_network(network) for network in networks]
+    return (
+        _buckets(network for network in unmapped_networks if network.version == 4),
+        _buckets(network for network in unmapped_networks if network.version == 6),
+    )
 
 
 def _unmapped_network(network: IPNetwork) -> IPNetwork:
@@ -223,20 +319,25 @@ def client_address(peer: Peer, fields: Fields, trust: TrustTable) -> ClientAddre
     with ``trust.forwarded`` and not a single X-Forwarded-For line, Forwarded (RFC 7239). If every hop
     is trusted the leftmost is the client. With ``trust.hops`` = N the N-th element from the right is
     (the peer is the first of the N proxies, so N - 1 elements name the others); if the walk finds
-    fewer than N addresses, the peer is.
+    fewer than N addresses, the peer is. Whether the peer has a client header, and whether the last element of
+    its X-Forwarded-For is its own address and is passed over, is for ``TrustTable.habit`` to say.
     """
     nearest = peer_address(peer)
     trusted = trust.trusts(nearest)
     trail = _Trail()
     trail.note(_text(nearest), TRUSTED_PEER if trusted else UNTRUSTED_PEER)
     if trusted:
-        named = _named_client(fields, trust, trail)
+        header, own_address = trust.habit(nearest)
+        named = _named_client(fields, header, trail)
         if named is not None:
             return ClientAddress(named, AddressSource.HEADER, True, (), trail.hops())
         source, steps = _chain(fields, trust)
+        if own_address and source is AddressSource.X_FORWARDED_FOR:
+            _pass_over(steps, trail)
         walked = _walk(steps, trust, trail)
         if walked:
-            return ClientAddress(walked[-1], source, True, tuple(walked[-2::-1]), trail.hops())
+            ips = tuple(unpacked(packed) for packed in walked)
+            return ClientAddress(ips[-1], source, True, ips[-2::-1], trail.hops())
         trail.note(_text(nearest), TOO_SHORT if trust.hops else NO_HOP)
     return ClientAddress(nearest, _peer_source(peer), trusted, (), trail.hops())
 
@@ -247,10 +348,16 @@ def _peer_source(peer: Peer) -> AddressSource:
     return AddressSource.UNIX if peer.ip is None else AddressSource.PEER
 
 
-def _named_client(fields: Fields, trust: TrustTable, trail: _Trail) -> IPAddress | None:
-    if not trust.client_header:
+def _pass_over(steps: Iterator[_Step], trail: _Trail) -> None:
+    for text, _ in steps:
+        trail.note(text, OWN_ADDRESS)
+        return
+
+
+def _named_client(fields: Fields, header: bytes, trail: _Trail) -> IPAddress | None:
+    if not header:
         return None
-    values = field_values(fields, trust.client_header)
+    values = field_values(fields, header)
     # Its writer replaces the line. Two lines mean that a hop passed on what its own client sent.
     ip = parse_address(values[0]) if len(values) == 1 else None
     if values:
@@ -265,9 +372,21 @@ def _chain(fields: Fields, trust: TrustTable) -> tuple[AddressSource, Iterator[_
     return AddressSource.X_FORWARDED_FOR, _listed_steps(lines)
 
 
-def _walk(steps: Iterator[_Step], trust: TrustTable, trail: _Trail) -> list[IPAddress]:
+def walk_listed(lines: Iterable[bytes], trust: TrustTable, *, own_address: bool = False) -> list[Packed]:
+    """Walk along the X-Forwarded-For ``lines`` of a trusted peer that no client header names another
+    client to: the addresses from the nearest to the client, which is the last; empty: the peer is.
+
+    What ``client_address`` does then, without telling why.
+    """
+    steps = _listed_steps(list(lines))
+    if own_address:
+        _pass_over(steps, _NO_TRAIL)
+    return _walk(steps, trust, _NO_TRAIL)
+
+
+def _walk(steps: Iterator[_Step], trust: TrustTable, trail: _Trail) -> list[Packed]:
     """Return the addresses from the nearest to the client, which is the last; empty: the peer is."""
-    walked: list[IPAddress] = []
+    walked: list[Packed] = []
     for text, ip in steps:
         if ip is None:
             trail.note(text, NOT_AN_ADDRESS)
@@ -283,7 +402,7 @@ def _walk(steps: Iterator[_Step], trust: TrustTable, trail: _Trail) -> list[IPAd
     if trust.hops:
         walked.clear()
     if walked:
-        trail.note(_text(walked[-1]), verdict)
+        trail.note(packed_text(walked[-1]).encode(), verdict)
     return walked
 
 
@@ -297,65 +416,13 @@ def _listed_steps(lines: list[bytes]) -> Iterator[_Step]:
             element = line[comma + 1 : end].strip(OWS)
             end = comma
             if element:
-                yield element, parse_address(element)
-
-
-# --- Forwarded (RFC 7239) ------------------------------------------------------------------------
-
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-_PAIR = rb"(" + _TOKEN + rb")=(" + _TOKEN + rb"|" + _QUOTED + rb")"
-_PAIRS = re.compile(_PAIR)
-_ELEMENT = re.compile(rb"(?:" + _PAIR + rb")?+(?:[ \t]*+;[ \t]*+(?:" + _PAIR + rb")?+)*+")
-"""Section 4: `[ pair ] *( ";" [ pair ] )`; white space around `;` is taken too, since people write it."""
-
-_MARK = re.compile(rb',|(?<!\\)(?:\\\\)*+"')
-"""A comma, or a quote that is not escaped (an even number of backslashes stands before it)."""
-
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-
-
-def nearest_forwarded(fields: Fields) -> Mapping[bytes, bytes]:
-    """Return what the rightmost element of Forwarded says, by lower-case parameter name, unquoted:
-    the word of the peer itself. Empty where there is none or where it is malformed."""
-    for element in _forwarded_elements(field_values(fields, b"forwarded")):
-        return _parameters(element)
-    return {}
+                yield element, packed_address(element)
 
 
 def _forwarded_steps(lines: list[bytes]) -> Iterator[_Step]:
-    for element in _forwarded_elements(lines):
+    for element in forwarded_elements(lines):
         # `unknown`, `_hidden` and a missing `for` name nobody: not an address, and the walk ends.
-        yield element, parse_address(_parameters(element).get(b"for", b""))
-
-
-def _forwarded_elements(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield the elements from the right. Commas and quotes are paired from the right as well: an open
-    quote that a client put in front cannot swallow what a trusted proxy appended."""
-    for line in reversed(lines):
-        marks = [match.end() - 1 for match in _MARK.finditer(line)]
-        end, quoted = len(line), False
-        for mark in (*reversed(marks), -1):
-            if mark >= 0 and line[mark] == 0x22:
-                quoted = not quoted
-            elif mark < 0 or not quoted:
-                element = line[mark + 1 : end].strip(OWS)
-                end = mark
-                if element:
-                    yield element
-
-
-def _parameters(element: bytes) -> dict[bytes, bytes]:
-    if _ELEMENT.fullmatch(element) is None:
-        return {}
-    pairs = [(match[1].lower(), _unquoted(match[2])) for match in _PAIRS.finditer(element)]
-    parameters = dict(pairs)
-    # Section 4: no parameter twice. Which of the two was meant is not ours to guess.
-    return parameters if len(parameters) == len(pairs) else {}
-
-
-def _unquoted(value: bytes) -> bytes:
-    return _ESCAPED.sub(rb"\1", value[1:-1]) if value.startswith(b'"') else value
+        yield element, packed_address(parameters(element).get(b"for", b"").strip(OWS))
 
 
 # --- the trail -----------------------------------------------------------------------------------
@@ -376,6 +443,18 @@ class _Trail:
 
     def hops(self) -> tuple[Hop, ...]:
         return tuple(Hop(_printable(text), verdict) for text, verdict in self._notes)
+
+
+class _NoTrail(_Trail):
+    """For who does not ask why."""
+
+    __slots__ = ()
+
+    def note(self, text: bytes, verdict: str) -> None:
+        """Forget it."""
+
+
+_NO_TRAIL = _NoTrail()
 
 
 def _text(ip: IPAddress | None) -> bytes:

@@ -13,6 +13,7 @@ that the page can read.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ _REASONS = {
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_METHODS = b"GET, POST, OPTIONS"
 _OUTAGES = frozenset({502, 503, 504})
+_PREFLIGHT_PASSES = _OUTAGES | {429}
+"""Statuses that a page can only read if the pre-flight before them is answered well."""
 _DELIVERIES = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointClass.REPLAY})
 _PRINTABLE = re.compile(rb"[\x20-\x7e]+")
 
@@ -103,7 +106,12 @@ def on_outage(cls: EndpointClass, failure: Failure) -> Outage:
 
 def http_date(wall: float) -> bytes:
     """Return ``wall``, in seconds since the epoch, as an HTTP date (RFC 9110 section 5.6.7)."""
-    return formatdate(wall, usegmt=True).encode("ascii")
+    return _date_of(int(wall))
+
+
+@functools.lru_cache(2)
+def _date_of(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def answer_refusal(
@@ -150,7 +158,7 @@ def _answer(
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
-    if cors and outage.status in _OUTAGES and _is_preflight(head):
+    if cors and outage.status in _PREFLIGHT_PASSES and _is_preflight(head):
         outage, body = Outage(200), b""
     else:
         body = _error(code, detail)

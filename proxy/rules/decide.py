@@ -9,6 +9,7 @@ because its class says how even that refusal is answered (CORS on SDK paths).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from proxy.message import EndpointClass, Forward, FramingKind, Refuse
 from proxy.rules.access import Denial, HostTable, class_denial, host_denial
 from proxy.rules.address import TrustTable, client_address
 from proxy.rules.forwarding import ForwardingTable, effective_request_id, request_fields
-from proxy.rules.routing import Mismatch, RoutingTable
+from proxy.rules.routing import Mismatch, RoutingTable, outgoing_target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,7 @@ class Tables:
                 *(Problem("upstreams", name, f"no such upstream; known: {known}") for name in missing)
             )
         return cls(
-            TrustTable.of(config.trust),
+            TrustTable.of(config.trust, config.fronts),
             HostTable.of(config.access),
             routing,
             ForwardingTable.of(config.forwarding),
@@ -110,11 +111,15 @@ def _refuse(
         cls=EndpointClass.PROTECTED if route is None else route.cls,
         client=client,
         route=route,
-        because=(
-            *_client_trail(client),
-            *(() if route is None else (_route_sentence(route),)),
-            f"refused with {denial.status} {denial.reason}: {denial.detail}",
-        ),
+        trail=functools.partial(_refusal_trail, denial, client, route),
+    )
+
+
+def _refusal_trail(denial: Denial | Mismatch, client: ClientAddress, route: Route | None) -> tuple[str, ...]:
+    return (
+        *_client_trail(client),
+        *(() if route is None else (_route_sentence(route),)),
+        f"refused with {denial.status} {denial.reason}: {denial.detail}",
     )
 
 
@@ -133,22 +138,35 @@ def _forward(
         tables.forwarding,
         websocket=websocket,
         allowed_host=tables.hosts.allows,
+        drop_cookies=route.drop_cookies,
     )
-    because = [*_client_trail(client), _route_sentence(route)]
-    because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
-    if head.websocket:
-        because.append(f"the WebSocket upgrade is {'kept' if websocket else 'left out: not on this route'}")
-    if outgoing.dropped:
-        because.append(f"header lines left out: {', '.join(outgoing.dropped)}")
+    target = outgoing_target(route, head.target)
     return Forward(
         route=route,
         client=client,
-        target=head.target,
+        target=target,
         fields=outgoing.fields,
         request_id=request_id,
-        because=tuple(because),
         dropped=outgoing.dropped,
+        trail=functools.partial(_forward_trail, head, client, route, host, outgoing.dropped),
     )
+
+
+def _forward_trail(
+    head: RequestHead, client: ClientAddress, route: Route, host: bytes, dropped: tuple[str, ...]
+) -> tuple[str, ...]:
+    because = [*_client_trail(client), _route_sentence(route)]
+    because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
+    target = outgoing_target(route, head.target)
+    if target != head.target:
+        path = target.partition(b"?")[0].decode("ascii", "backslashreplace")
+        because.append(f"is asked for as {path} there")
+    if head.websocket:
+        kept = "kept" if route.websocket else "left out: not on this route"
+        because.append(f"the WebSocket upgrade is {kept}")
+    if dropped:
+        because.append(f"header lines left out: {', '.join(dropped)}")
+    return tuple(because)
 
 
 def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:

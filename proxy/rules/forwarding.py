@@ -14,34 +14,28 @@ for byte; Location and Set-Cookie are never touched. Everything here is linear i
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.config.schema import ChainMode
 from proxy.message import AddressSource, FramingKind, field_values, first_value
-from proxy.rules.address import OWS, anonymised, nearest_forwarded, peer_address
+from proxy.rules.address import anonymised, packed_text, peer_address, unpacked
+from proxy.rules.forwarded import OWS, nearest_forwarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.config.schema import ForwardingConfig
     from proxy.message import ClientAddress, Field, Fields, Framing, Peer, RequestHead, ResponseHead
+    from proxy.rules.address import Packed
 
 # --- the tables ----------------------------------------------------------------------------------
 
 HOP_BY_HOP = frozenset(
-    {
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"http2-settings",
-    }
+    b"keep-alive proxy-connection te trailer transfer-encoding upgrade "
+    b"proxy-authenticate proxy-authorization http2-settings".split()
 )
 """Lines about one connection, beside Connection itself (RFC 9110 section 7.6.1, RFC 7540 section 3.2.1)."""
 
@@ -170,12 +164,20 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
+    return (_remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind)(name, table.allow_names)
+
+
+def _other_kind(name: bytes, allow_names: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
-    if dashed == name or (name in table.allow_names and dashed not in _REQUEST_KINDS):
+    if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE
+
+
+_REMEMBERED_NAME = 64
+_remembered_kind = functools.lru_cache(1024)(_other_kind)  # senders repeat their names
 
 
 def is_managed(name: bytes) -> bool:
@@ -256,11 +258,17 @@ def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes]
         proto=_PROTOS.get(proto.strip(OWS).lower()),
         host=host if _valid_host(host) and allowed_host(host) else None,
         port=_valid_port(_single(said.get(b"x-forwarded-port"))),
-        request_id=_valid_request_id(_single(said.get(b"x-request-id"))),
+        request_id=named_request_id(said.get(b"x-request-id")),
     )
 
 
-def _single(values: list[bytes] | None) -> bytes:
+def named_request_id(values: Sequence[bytes] | None) -> str | None:
+    """Return the id that a trusted peer's X-Request-Id lines name, if they do."""
+    value = _single(values).lower()
+    return value.decode("ascii") if _UUID.fullmatch(value) else None
+
+
+def _single(values: Sequence[bytes] | None) -> bytes:
     return values[0] if values is not None and len(values) == 1 else b""
 
 
@@ -271,11 +279,6 @@ def _valid_host(host: bytes) -> bool:
 
 def _valid_port(value: bytes) -> int | None:
     return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
-
-
-def _valid_request_id(value: bytes) -> str | None:
-    value = value.lower()
-    return value.decode("ascii") if _UUID.fullmatch(value) else None
 
 
 def effective_request_id(head: RequestHead, client: ClientAddress, candidate: str) -> str:
@@ -325,13 +328,31 @@ def forwarded_for(peer: Peer, client: ClientAddress, table: ForwardingTable) -> 
     """
     if client.ip is None:
         return b""
-    ips = [anonymised(client.ip) if table.anonymise else client.ip]
-    if table.chain is ChainMode.APPEND:
-        ips += client.trusted_chain
-        nearest = peer_address(peer)
-        if nearest is not None and client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL):
-            ips.append(nearest)
-    return ", ".join(map(str, ips)).encode("ascii")
+    walked = [ip.packed for ip in reversed((client.ip, *client.trusted_chain))]
+    relayed = client.source not in (AddressSource.PEER, AddressSource.PROXY_PROTOCOL)
+    return _forwarded_for(peer if relayed else None, walked, table)
+
+
+def forwarded_for_walked(peer: Peer, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``forwarded_for`` of a client to whom the trusted ``peer``'s chain leads (``address.walk_listed``)."""
+    return _forwarded_for(peer, walked, table)
+
+
+def _forwarded_for(peer: Peer | None, walked: Sequence[Packed], table: ForwardingTable) -> bytes:
+    """``walked``: from the nearest to the client; ``peer``: who was walked over first, if anybody was."""
+    client = shown_address(walked[-1], table)
+    if table.chain is ChainMode.COLLAPSE:
+        return client.encode("ascii")
+    texts = [client, *map(packed_text, walked[-2::-1])]
+    nearest = None if peer is None else peer_address(peer)
+    if nearest is not None:
+        texts.append(str(nearest))
+    return ", ".join(texts).encode("ascii")
+
+
+def shown_address(packed: Packed, table: ForwardingTable) -> str:
+    """Return a client's address as others get to see it."""
+    return str(anonymised(unpacked(packed))) if table.anonymise else packed_text(packed)
 
 
 def _port(said: Claims, host: bytes, proto: bytes, peer: Peer) -> int:
@@ -373,6 +394,7 @@ def request_fields(
     *,
     websocket: bool = False,
     allowed_host: Callable[[bytes], bool] = any_host,
+    drop_cookies: bool = False,
 ) -> Outgoing:
     """Derive the lines that go upstream, in the order that the module's docstring shows.
 
@@ -380,7 +402,7 @@ def request_fields(
     ``websocket`` keeps the upgrade (the caller has checked handshake and route). A scheme that a
     trusted peer names beats our own TLS: ours is a fact about the last hop, its word is about the client
     (a balancer that takes plain http and speaks TLS to us must still lead to a redirect). Expect goes
-    out because we answer 100 ourselves. ``allowed_host`` judges a trusted peer's X-Forwarded-Host.
+    out because we answer 100 ourselves, Cookie with ``drop_cookies``; ``allowed_host`` judges a peer's host.
     """
     named, ignored = connection_options(field_values(head.fields, b"connection"))
     dropped = dict.fromkeys([CONNECTION_TOKEN] if ignored else [])
@@ -390,7 +412,7 @@ def request_fields(
         lower = name.lower()
         kind = classify_request_name(lower, table)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (drop_cookies and lower == b"cookie"):
                 fields.append((name, value))
         elif kind is Kind.MANAGED:
             dropped[MANAGED_NAME] = None
@@ -424,6 +446,7 @@ def response_fields(
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
     length = _described_length(head) if bodiless else _length(head.framing)
+    dated = False
     fields: list[Field] = []
     for name, value in head.fields:
         lower = name.lower()
@@ -431,10 +454,11 @@ def response_fields(
         if kind is Kind.PASS:
             if lower not in named:
                 fields.append((name, value))
+                dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
-    if head.status >= 200 and first_value(tuple(fields), b"date") is None:
+    if head.status >= 200 and not dated:
         fields.append((b"Date", date))
     if table.via:
         fields.append(_via(head.minor))

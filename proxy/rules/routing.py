@@ -5,6 +5,9 @@ A path is read twice: as received, and as the most forgiving server behind us mi
 a rule that holds for one reading would not hold for the other. What is forwarded is never touched:
 nobody's slash is added, removed or collapsed.
 
+Aliases (`[aliases]`) come first: the path that a name stands for is looked up in its stead, so that class,
+caps and access are those of the real path, and no name opens what its own path would not.
+
 Why comparing two readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
 partial reading (decoded but not collapsed, collapsed but not decoded, ...) matches a pattern, the
 canonical one matches it too.
@@ -24,7 +27,7 @@ from proxy.message import SDK_CLASSES, EndpointClass, Route
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from proxy.config.schema import Config, LimitsConfig, RouteConfig, TimeoutsConfig
+    from proxy.config.schema import Alias, AliasesConfig, Config, LimitsConfig, RouteConfig, TimeoutsConfig
 
 T = TypeVar("T")
 
@@ -35,6 +38,9 @@ _WEBSOCKET = frozenset({EndpointClass.PROTECTED, EndpointClass.PUBLIC, EndpointC
 _SPOOLABLE = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
 _FAST = _INGEST | {EndpointClass.FLAGS, EndpointClass.SDK_READ}
 _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
+
+_ALIASED = SDK_CLASSES | {EndpointClass.PUBLIC}
+"""What aliases lead to unless `aliases.app` is set."""
 
 _UNCLEAN = re.compile(rb"[%;\\\x00]|//|/\.")
 _WILDCARD = re.compile(rb"<[^/<>]*>")
@@ -54,6 +60,9 @@ _AMBIGUOUS = Mismatch(
     "ambiguous_path",
     "the path means something else once it is decoded, or it holds a dot segment or NUL",
 )
+
+
+_NOT_ALIASED = Mismatch(404, "not_aliased", "there is nothing here")
 
 
 def canonical(path: bytes) -> bytes | None:
@@ -121,6 +130,40 @@ class _Matcher(Generic[T]):
         return None
 
 
+def outgoing_target(route: Route, target: bytes) -> bytes:
+    """Return what the upstream is asked for: ``target`` with its first ``route.cut`` bytes replaced by
+    ``route.lead`` (a prefix is left out, an alias becomes the path that it stands for), else untouched."""
+    return route.lead + target[route.cut :] if route.cut else target
+
+
+@dataclass(frozen=True, slots=True)
+class _Aliases:
+    """`[aliases]`: exact ``names`` (both forms, with and without a trailing slash) and a ``prefix``, which is
+    empty or ends in a slash."""
+
+    prefix: bytes
+    names: Mapping[bytes, bytes]
+    classes: frozenset[EndpointClass]
+
+    @classmethod
+    def of(cls, config: AliasesConfig) -> _Aliases:
+        names: dict[bytes, bytes] = {}
+        for path, target in config.paths:
+            slashed = path.endswith("/")
+            name, real = path.removesuffix("/").encode(), target.removesuffix("/").encode()
+            names[name + b"/"] = target.encode() if slashed else real + b"/"
+            names[name] = real if slashed else target.encode()
+        prefix = config.prefix.encode()
+        everything = frozenset(EndpointClass) - {EndpointClass.NEVER}
+        return cls(prefix and prefix + b"/", names, everything if config.app else _ALIASED)
+
+    def real(self, path: bytes) -> bytes | None:
+        """Return the path that ``path`` stands for; ``None``: it is no alias."""
+        if self.prefix and path.startswith(self.prefix):
+            return path[len(self.prefix) - 1 :]
+        return self.names.get(path)
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
     """Every route of one configuration. Built once; size: the built-in table plus ten routes for each
@@ -129,26 +172,38 @@ class RoutingTable:
     _configured: _Matcher[Mapping[EndpointClass, Route]]
     _built_in: _Matcher[Route]
     _default: Route
+    _aliases: _Aliases
     upstreams: frozenset[str]
     """Names of all upstreams that some route leads to."""
 
     @classmethod
     def of(cls, config: Config) -> RoutingTable:
         """Build the table. Raises ``ConfigError`` for a configured path that no request could take,
-        because its two readings differ; the names of upstreams are taken as they are."""
+        because its two readings differ, and for an alias of a path that none may lead to; the names of
+        upstreams are taken as they are."""
         problems = [_unreachable(route.path) for route in config.routes if not _is_plain(route.path)]
         if problems:
             raise ConfigError(*problems)
 
         def plain(name: str, endpoint: EndpointClass) -> Route:
-            return _route(name, endpoint, DEFAULT_UPSTREAM, config.limits, config.timeouts)
+            return _route(name, endpoint, DEFAULT_UPSTREAM, config)
 
-        return cls(
+        table = cls(
             _Matcher.of((route.path, True, _by_class(route, config)) for route in config.routes),
             _Matcher.of((preset.path, preset.slash, plain(preset.path, preset.cls)) for preset in BUILT_IN),
             plain(DEFAULT_ROUTE, EndpointClass.PROTECTED),
+            _Aliases.of(config.aliases),
             frozenset({DEFAULT_UPSTREAM, *(route.upstream for route in config.routes if route.upstream)}),
         )
+        problems = [_misleading(alias) for alias in config.aliases.paths if table.at(alias.path) is None]
+        if problems:
+            raise ConfigError(*problems)
+        return table
+
+    def at(self, path: str) -> Route | None:
+        """Return the route of a path as text, ``None`` where it has none."""
+        found = self.route(path.encode())
+        return found if isinstance(found, Route) else None
 
     def route(self, target: bytes) -> Route | Mismatch:
         """Return the route of an origin-form ``target``, or of ``*`` (RFC 9112 section 3.2).
@@ -161,10 +216,22 @@ class RoutingTable:
         reading = canonical(path) if path.startswith(b"/") else None
         if reading is None:
             return _AMBIGUOUS
-        route = self._at(reading)
-        if reading != path and self._at(path) != route:
+        route = self._named(reading)
+        if reading != path and self._named(path) != route:
             return _AMBIGUOUS
         return route
+
+    def _named(self, path: bytes) -> Route | Mismatch:
+        """The route of one reading of a path, which may be an alias."""
+        real = self._aliases.real(path)
+        if real is None:
+            return self._at(path)
+        route = self._at(real)
+        if route.cls not in self._aliases.classes:
+            return _NOT_ALIASED
+        if path.endswith(real):
+            return replace(route, cut=len(path) - len(real) + route.cut)
+        return replace(route, cut=len(path), lead=route.lead + real[route.cut :])
 
     def _at(self, path: bytes) -> Route:
         found = self._built_in.find(path)
@@ -188,6 +255,11 @@ def _unreachable(pattern: str) -> Problem:
     return Problem("routes[].path", pattern, "must begin with / and hold no %, ;, \\, // or dot segment")
 
 
+def _misleading(alias: Alias) -> Problem:
+    allowed = "must lead to an event endpoint, an SDK's path or a public one, unless aliases.app is true"
+    return Problem("aliases.paths", str(alias), allowed)
+
+
 def _by_class(route: RouteConfig, config: Config) -> Mapping[EndpointClass, Route]:
     """What ``route`` makes of a path, by the class that the built-in table gives that path."""
     made = {cls: _configured_route(route, cls, config) for cls in EndpointClass}
@@ -196,7 +268,7 @@ def _by_class(route: RouteConfig, config: Config) -> Mapping[EndpointClass, Rout
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
-    made = _route(route.path, cls, upstream, config.limits, config.timeouts)
+    made = _route(route.path, cls, upstream, config)
     return replace(
         made,
         body_limit=made.body_limit if route.body_limit is None else route.body_limit,
@@ -207,13 +279,13 @@ def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) ->
         if route.answer_stall_timeout is None
         else route.answer_stall_timeout,
         websocket=made.websocket if route.websocket is None else route.websocket,
+        cut=len(route.strip),
     )
 
 
-def _route(
-    name: str, cls: EndpointClass, upstream: str, limits: LimitsConfig, timeouts: TimeoutsConfig
-) -> Route:
+def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Route:
     """The route of a class with nothing configured for it."""
+    limits, timeouts = config.limits, config.timeouts
     return Route(
         name=name,
         cls=cls,
@@ -227,6 +299,7 @@ def _route(
         websocket=cls in _WEBSOCKET,
         spoolable=cls in _SPOOLABLE,
         fast=cls in _FAST,
+        drop_cookies=cls in _INGEST and config.forwarding.drop_ingest_cookies,
     )
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.errors import Failure, Source, Violation
-from proxy.message import NO_BODY
 from proxy.wire.bodies import LengthBody, open_body
 
 if TYPE_CHECKING:
     from proxy.config.schema import LimitsConfig, TimeoutsConfig
-    from proxy.message import RequestHead, Route
+    from proxy.message import Framing, Route
     from proxy.net.stream import Stream
+    from proxy.serve.connection import Connection
 
 
 class RequestBody:
@@ -28,14 +28,14 @@ class RequestBody:
     def __init__(
         self,
         stream: Stream,
-        head: RequestHead,
+        framing: Framing,
         route: Route,
         limits: LimitsConfig,
         timeouts: TimeoutsConfig,
         since: float,
     ) -> None:
         self.stream = stream
-        self._reader = open_body(head.framing, trailer_limit=limits.trailer_bytes)
+        self._reader = open_body(framing, trailer_limit=limits.trailer_bytes)
         self._cap = route.body_limit
         self._timeouts = timeouts
         self._clock = stream.deadlines.clock
@@ -51,10 +51,11 @@ class RequestBody:
         """True once the last byte was read."""
         return self._reader.done
 
-    def complete(self, size: int) -> None:
-        """All ``size`` bytes were read already, by the fast path."""
-        self._reader = open_body(NO_BODY, trailer_limit=0)
-        self.size = size
+    def begun(self, count: int) -> None:
+        """So many were read already, by the fast path: of a body whose length is known."""
+        assert isinstance(self._reader, LengthBody)
+        self._reader.skip(count)
+        self.size += count
 
     def take(self) -> bytes:
         """Return what is here already, without waiting; ``b""``: nothing."""
@@ -135,3 +136,9 @@ class RequestBody:
             408,
             f"the request body came too slowly ({self.size} bytes so far)",
         )
+
+
+def request_body(connection: Connection, framing: Framing, route: Route, since: float) -> RequestBody:
+    """Begin the body of a request of ``connection`` whose head was complete at ``since``."""
+    config = connection.runtime.config
+    return RequestBody(connection, framing, route, config.limits, config.timeouts, since)

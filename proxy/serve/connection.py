@@ -31,11 +31,13 @@ from proxy.message import Peer
 from proxy.net.stream import Stream
 from proxy.rules.address import parse_address
 from proxy.rules.answers import answer_violation
-from proxy.serve.exchange import Begun, Exchange, client_gone, late_answer
-from proxy.serve.fastexchange import PATIENCE, FastExchange, Stage
+from proxy.serve.exchange import Begun, Exchange
+from proxy.serve.fastexchange import PATIENCE, FastExchange
+from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
+from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
-from proxy.wire.strict import HeadLimits, find_head_end, leading_blank, over_limit
+from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from proxy.serve.runtime import Runtime
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_NOBODY = Peer(None)
+"""The peer of a connection that is not made yet."""
 
 
 class State(enum.Enum):
@@ -65,18 +69,19 @@ class Connection(Stream):
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
-            read_limit=max(limits.read_buffer, limits.head_bytes),
+            # Reading must not pause before a head is complete, or longer than is allowed.
+            read_limit=max(limits.read_buffer, limits.head_bytes + 1),
             write_limit=limits.write_buffer,
         )
         self.runtime = runtime
         self.listener = listener
         self.state = State.IDLE
         self.due = NEVER
-        self.peer = Peer(None, listener=listener)
+        self.peer = _NOBODY
         self.served = 0
         self.idle_since = 0.0
-        self._head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self._scanned = 0
+        self._looked_at = 0  # bytes that are just coming and were not for the fast path
         self._head_started = 0.0
         self.head_complete = 0.0
         """The moment at which the running exchange's head was complete."""
@@ -99,8 +104,7 @@ class Connection(Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         runtime = self.runtime
-        peer = self.peer = _peer_of(self.transport, self.listener)
-        self.peer_key = f"{peer.ip} {peer.tls} {peer.local_port}"
+        self._know_peer()
         runtime.connections.add(self)
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
@@ -119,6 +123,24 @@ class Connection(Stream):
             runtime.counters.reject("connections_per_client")
             self._abort()
 
+    def _know_peer(self) -> None:
+        """Ask the socket who is at its other end."""
+        ask, listener = self.transport.get_extra_info, self.listener
+        tls = ask("sslcontext") is not None
+        peername = ask("peername")
+        if not isinstance(peername, tuple):
+            self.peer = Peer(None, tls=tls, listener=listener)
+            self.peer_key = f"unix {tls}"
+            return
+        host, port = peername[:2]
+        local_port = self.runtime.ports.get(listener)
+        if local_port is None:
+            local_port = self.runtime.ports[listener] = int(ask("sockname")[1])
+        # A zone on a link-local peer says which of our interfaces it came by, not who it is.
+        ip = parse_address(host.partition("%")[0].encode())
+        self.peer = Peer(ip, port, tls=tls, listener=listener, local_port=local_port)
+        self.peer_key = f"{host} {tls} {local_port}"
+
     def data_received(self, data: bytes) -> None:
         if self.state is State.IDLE and self._fast is not None and not self.received and self._writable:
             now = self.runtime.clock.monotonic()
@@ -130,8 +152,12 @@ class Connection(Stream):
                 if self._fast.stage is Stage.HELD:
                     self.received += data
                     self.due = now + PATIENCE
+                else:
+                    self._fast.go(data, now)
                 return
+            self._looked_at = len(data)
         super().data_received(data)
+        self._looked_at = 0
 
     def on_data(self) -> None:
         if self.state is State.IDLE or self.state is State.HEAD:
@@ -149,7 +175,9 @@ class Connection(Stream):
         if self.state is State.EXCHANGE and self._exchange is not None:
             self._exchange.client_gone()
         elif self.state is State.FAST:
-            self._leave_fast(client_gone())
+            assert self._fast is not None
+            if not self._fast.reads_body:
+                self._leave_fast(client_gone())
         elif self.state is not State.CLOSING:
             self._close()
 
@@ -198,17 +226,18 @@ class Connection(Stream):
                 self.due = self._head_started + self.runtime.config.timeouts.head
             end = find_head_end(received, self._scanned)
             if end < 0:
-                violation = over_limit(received, self._head_limits)
+                violation = over_limit(received, self.runtime.head_limits)
                 if violation is not None:
                     raise violation
                 self._scanned = len(received)
                 self.resume()
                 return
-            if not general and self._writable and self._begin_fast():
+            looked_at = general or self._looked_at == len(received)
+            if not looked_at and self._writable and self._begin_fast():
                 return
             raw = bytes(received[leading_blank(received) : end])
             del received[:end]
-            head = read_request(raw, self._head_limits)
+            head = read_request(raw, self.runtime.head_limits)
         except Violation as violation:
             self._refuse(violation)
             return
@@ -220,16 +249,17 @@ class Connection(Stream):
         self.due = NEVER
         self.served += 1
         self._exchange = Exchange(self, head, size, self._head_started, begun)
-        # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
-        self.resume()
+        if begun is None or not begun.moving:
+            # Reading goes on during the exchange, up to the bound: a client that leaves is noticed.
+            self.resume()
         self._exchange.task = asyncio.get_running_loop().create_task(self._exchange.run())
 
     # The fast path.
 
     def _begin_fast(self) -> bool:
         """Try it on what has come in pieces."""
-        now = self.runtime.clock.monotonic()
-        if self._fast is None or not self._fast.try_begin(bytes(self.received), self._head_started, now):
+        now, data = self.runtime.clock.monotonic(), bytes(self.received)
+        if self._fast is None or not self._fast.try_begin(data, self._head_started, now):
             return False
         self.served += 1
         self.head_complete = now
@@ -238,6 +268,7 @@ class Connection(Stream):
             self.due = now + PATIENCE
         else:
             self.received.clear()
+            self._fast.go(data, now)
         self.resume()
         return True
 
@@ -302,6 +333,7 @@ class Connection(Stream):
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""
+        self.send_held()
         self._exchange = None
         if self.lost:
             return
@@ -395,14 +427,3 @@ class Connection(Stream):
         self.state = State.CLOSING
         self.due = NEVER
         self.abort()
-
-
-def _peer_of(transport: asyncio.Transport, listener: str) -> Peer:
-    tls = transport.get_extra_info("sslcontext") is not None
-    peername = transport.get_extra_info("peername")
-    sockname = transport.get_extra_info("sockname")
-    if not isinstance(peername, tuple):
-        return Peer(None, tls=tls, listener=listener)
-    # A zone on a link-local peer says which of our interfaces it came by, not who it is.
-    ip = parse_address(str(peername[0]).partition("%")[0].encode())
-    return Peer(ip, int(peername[1]), tls=tls, listener=listener, local_port=int(sockname[1]))

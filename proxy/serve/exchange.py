@@ -22,17 +22,22 @@ from proxy.message import EndpointClass, Forward, FramingKind, Refuse, first_val
 from proxy.net.relay import Tunnel
 from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
+from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
-from proxy.serve.body import RequestBody
+from proxy.rules.limits import retry_after
+from proxy.serve.body import request_body
+from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
-from proxy.wire.bodies import LAST_CHUNK, chunk
+from proxy.serve.streaming import chunked_piece, client_gone, late_answer, relay_rest, send_rest, stuck_client
 from proxy.wire.heads import render_request, render_response, websocket_accepts
 
 if TYPE_CHECKING:
-    from proxy.message import RequestHead, ResponseHead
-    from proxy.net.exchange import UpstreamExchange
+    from proxy.message import RequestHead, ResponseHead, Route
     from proxy.net.pool import Lease
+    from proxy.rules.caching import Asking
+    from proxy.serve.body import RequestBody
+    from proxy.serve.cached import Keeper, Told
     from proxy.serve.connection import Connection
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -45,8 +50,12 @@ _RETRIED_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 class Begun:
     """What the fast path has done of an exchange when it hands it over.
 
-    The request was decided on under ``request_id`` and its ``body`` is complete. With a ``lease`` it was
+    The request was decided on under ``request_id``, and ``body`` was read of it. With a ``lease`` it was
     sent and its answer is due at ``due``; ``failure`` is what has gone wrong since.
+
+    A large body is ``streamed``: only a part was read before the rest was sent. While it is moved, or that of
+    the answer, ``pump`` is the task that does it. ``answered``: the head that the client has been given
+    already, when the connection had sent ``bytes_out``.
     """
 
     request_id: str
@@ -54,6 +63,16 @@ class Begun:
     due: float
     lease: Lease | None = None
     failure: Failure | None = None
+    streamed: RequestBody | None = None
+    pump: asyncio.Task[None] | None = None
+    answered: ResponseHead | None = None
+    bytes_out: int = 0
+
+    @property
+    def moving(self) -> bool:
+        """The pump has not come to a good end (yet)."""
+        pump = self.pump
+        return pump is not None and (not pump.done() or pump.cancelled() or pump.exception() is not None)
 
 
 class Exchange:
@@ -71,15 +90,18 @@ class Exchange:
     ) -> None:
         self._begun = begun
         self._connection = connection
-        self._runtime = connection.runtime
+        self.runtime = self._runtime = connection.runtime
         self._head = head
         self._timeouts = connection.runtime.config.timeouts
         self._phase = Phase.BODY
         self._body: RequestBody | None = None
-        self._pump: asyncio.Task[None] | None = None
+        self._pump = None if begun is None else begun.pump
         self._stopped: Failure | None = None
         self._running = False
         self._record = Record(connection, head, head_size, started)
+        if begun is not None and begun.answered is not None:
+            self._phase = Phase.ANSWER
+            self._record.sent_since(begun.bytes_out)
         self.cls = EndpointClass.PROTECTED
 
     def __repr__(self) -> str:
@@ -106,6 +128,8 @@ class Exchange:
 
     def stop(self, failure: Failure) -> None:
         """End the exchange with this reason; the first one counts."""
+        if self._begun is not None and self._begun.answered is not None:
+            return  # it was handed over to be cut, for a reason of its own
         if self._stopped is None and self._phase is not Phase.DONE:
             self._stopped = failure
             if self._running:  # a task that is cancelled before its first step never runs at all
@@ -136,7 +160,8 @@ class Exchange:
         finally:
             # First of all: from here on nobody stops it, or the connection would never hear the end.
             self._phase = Phase.DONE
-            await self._end_pump()
+            if self._pump is not None:
+                await self._end_pump(self._pump)
             if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
                 self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
@@ -148,9 +173,10 @@ class Exchange:
     async def _respond(self) -> bool:
         """Answer the request; true: the connection may take another one."""
         record = self._record
-        # A client that pipelines requests and reads no answers must not fill the queue.
-        await self._connection.drain(self._timeouts.write_stall, self._stuck_client)
         begun = self._begun
+        if begun is None or begun.answered is None:
+            # A client that pipelines requests and reads no answers must not fill the queue.
+            await self._connection.drain(self._timeouts.write_stall, stuck_client)
         request_id = self._runtime.request_id() if begun is None else begun.request_id
         decision = decide(self._head, self._connection.peer, self._runtime.tables, request_id)
         record.decided(decision)
@@ -158,29 +184,71 @@ class Exchange:
             self.cls = decision.cls
             return self._refuse(decision)
         self.cls = decision.route.cls
-        self._body = RequestBody(
-            self._connection,
-            self._head,
-            decision.route,
-            self._runtime.config.limits,
-            self._timeouts,
-            self._connection.head_complete,
-        )
+        self._body = self._body_of(decision.route)
+        if begun is not None and begun.answered is not None:
+            return await self._break_off(begun, begun.answered)
+        if begun is None and (wait := self._runtime.throttle(decision.client)):
+            return await self._turn_away(decision, self._body, wait)
+        cache = None if self._sent_already else self._runtime.cache
+        if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
+            return await answer_cached(self, cache, asked, decision, self._body)
+        return await self.forward(decision, self._body)
+
+    @property
+    def _sent_already(self) -> bool:
+        """The fast path has asked the upstream."""
+        return self._begun is not None and (self._begun.lease is not None or self._begun.failure is not None)
+
+    def _body_of(self, route: Route) -> RequestBody:
+        begun = self._begun
+        if begun is not None and begun.streamed is not None:
+            return begun.streamed
+        body = request_body(self._connection, self._head.framing, route, self._connection.head_complete)
         if begun is not None:
-            self._body.complete(len(begun.body))
-        return await self._forward(decision, self._body)
+            body.begun(len(begun.body))
+        return body
+
+    async def _turn_away(self, forward: Forward, body: RequestBody, wait: float) -> bool:
+        """Its client sends too much. A small body is read first, so that the connection can go on: behind a
+        balancer it carries other clients too."""
+        if not self._head.expect_continue:
+            await self._hold(body)
+        refuse = Refuse(
+            429,
+            "rate_limited",
+            "too many requests from this address",
+            close=False,
+            cls=forward.route.cls,
+            client=forward.client,
+            retry_after=retry_after(wait),
+            route=forward.route,
+        )
+        return self._refuse(refuse)
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
+        self._runtime.symptoms.cut_off(refuse.cls, refuse.status)
         close = self._unread or self._connection.must_close(self._head.close, self._now())
         answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
         self._connection.answer(answer)
         self._record.own_answer(answer.status, refuse.reason, refuse.detail)
         return not answer.close
 
+    async def _break_off(self, begun: Begun, answered: ResponseHead) -> bool:
+        """Something has gone wrong while the fast path passed the answer on."""
+        if begun.lease is not None:
+            self._record.leased(begun.lease)
+        self._record.answered(answered)
+        if begun.failure is not None:
+            raise begun.failure
+        if begun.pump is not None:
+            await begun.pump  # a bug of ours
+        return False
+
     # Forwarding.
 
-    async def _forward(self, forward: Forward, body: RequestBody) -> bool:
+    async def forward(self, forward: Forward, body: RequestBody, keeper: Keeper | None = None) -> bool:
+        """Ask the upstream and pass its answer on; ``keeper`` looks at it before."""
         held = await self._hold(body)
         rendered = render_request(self._head.method, forward.target, forward.fields)
         lease, answer = await self._ask(forward, body, rendered, held)
@@ -188,13 +256,21 @@ class Exchange:
         lease.report(answer.status, None)
         try:
             self._record.answered(answer)
+            self._runtime.symptoms.answered(self._head, forward, answer)
             if answer.status == 101:
                 return await self._tunnel(lease, answer)
-            return await self._relay(forward, lease, answer, body)
+            if keeper is None:
+                return await self._relay(forward, lease, answer, body)
+            told = keeper.heard(answer, lease.exchange)
+            if told is None:
+                keep = await self._relay(forward, lease, answer, body)
+                keeper.complete()
+                return keep
         finally:
             if not lease.exchange.over:
                 lease.exchange.abort()
             lease.release(lease.exchange.reusable)
+        return await self.tell(told, keeper.asked)
 
     async def _hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
@@ -216,7 +292,7 @@ class Exchange:
         pool = self._runtime.pools[route.upstream]
         begun = self._begun
         due = self._now() + route.first_byte_timeout if begun is None else begun.due
-        whole = body.done
+        whole = body.done and (begun is None or begun.streamed is None)
         again = False
         while True:
             self._phase = Phase.QUEUE
@@ -270,19 +346,24 @@ class Exchange:
         self, forward: Forward, lease: Lease, body: RequestBody, rendered: bytes, held: bytes, due: float
     ) -> ResponseHead:
         exchange = lease.exchange
-        # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
-        request = replace(self._head, websocket=self._head.websocket and forward.route.websocket)
-        begun = self._begun
+        begun, late = self._begun, late_answer
         if begun is not None and lease is begun.lease:
-            exchange.was_sent(request)
+            if begun.streamed is None:
+                exchange.was_sent(self._head.method, complete=True)
             if begun.failure is not None:
                 raise begun.failure
-            return await exchange.read_head(due, late_answer)
-        exchange.send_head(rendered, request, held, body.done)
-        late = late_answer
-        if body.done:
-            return await exchange.read_head(due, late)
-        self._pump = asyncio.get_running_loop().create_task(self._send_body(lease, body))
+            if not begun.moving:
+                return await exchange.read_head(due, late)
+        else:
+            # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
+            request = self._head
+            if request.websocket and not forward.route.websocket:
+                request = replace(request, websocket=False)
+            exchange.send_head(rendered, request, held, body.done)
+            if body.done:
+                return await exchange.read_head(due, late)
+            self._pump = asyncio.get_running_loop().create_task(send_rest(self._runtime, exchange, body))
+        assert self._pump is not None
         reading = asyncio.get_running_loop().create_task(exchange.read_head(NEVER, late))
         try:
             await asyncio.wait({self._pump, reading}, return_when=asyncio.FIRST_COMPLETED)
@@ -297,28 +378,6 @@ class Exchange:
             return await reading
         return await exchange.read_head(self._now() + forward.route.first_byte_timeout, late)
 
-    async def _send_body(self, lease: Lease, body: RequestBody) -> None:
-        exchange = lease.exchange
-        if not await self._splice_body(lease, body):
-            return  # who reads the answer finds out why
-        while data := await body.read():
-            exchange.send_body(data)
-            await exchange.drain(self._timeouts.write_stall, self._stuck_upstream)
-        exchange.end_body()
-
-    async def _splice_body(self, lease: Lease, body: RequestBody) -> bool:
-        """Let the kernel move a large rest of the body, and leave the others to be copied; false: the
-        upstream takes no more."""
-        target = lease.exchange.bare_sink
-        if target is None:
-            return True
-        try:
-            return await self._runtime.splicer.move(
-                body, target, self._timeouts.write_stall, self._stuck_upstream
-            )
-        finally:
-            self._runtime.counters.request_bytes_spliced += body.spliced
-
     # Answering.
 
     async def _relay(self, forward: Forward, lease: Lease, answer: ResponseHead, body: RequestBody) -> bool:
@@ -331,13 +390,33 @@ class Exchange:
         rendered = self._rendered(answer, close=close)
         first = exchange.take_body()
         self._phase = Phase.ANSWER
-        connection.write(rendered + (_chunked(first, exchange) if chunked else first))
+        connection.write(rendered + (chunked_piece(first, exchange) if chunked else first))
         stall = forward.route.answer_stall_timeout
-        await self._splice_answer(lease, stall)
-        while not exchange.over:
-            await connection.drain(self._timeouts.write_stall, self._stuck_client)
-            data = await exchange.read_body(self._now() + stall, late_answer)
-            connection.write(_chunked(data, exchange) if chunked else data)
+        await relay_rest(self._runtime, connection, exchange, stall, chunked=chunked)
+        return not close
+
+    @property
+    def answering(self) -> bool:
+        """The answer's head was written."""
+        return self._phase in (Phase.ANSWER, Phase.TUNNEL)
+
+    async def tell(self, told: Told, asked: Asking) -> bool:
+        """Answer from the cache; true: the connection may take another request."""
+        kept, head, now, connection = told.variant.kept, self._head, self._now(), self._connection
+        close = connection.must_close(head.close, now)
+        unchanged = not_modified(asked.fields, kept.head.fields)
+        table = self._runtime.tables.forwarding
+        rendered = told.variant.head(head.method, head.minor, now, table, close=close, not_modified=unchanged)
+        self._phase = Phase.ANSWER
+        bodiless = unchanged or head.method == b"HEAD"
+        body = b"" if bodiless else kept.body
+        self._runtime.counters.cache.add(told.result.value)
+        self._record.from_cache(304 if unchanged else 200, told.failure)
+        size = connection.write_limit
+        connection.write_both(rendered, body[:size])
+        for at in range(size, len(body), size):
+            await connection.drain(self._timeouts.write_stall, stuck_client)
+            connection.write(body[at : at + size])
         return not close
 
     def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:
@@ -350,18 +429,6 @@ class Exchange:
             table=self._runtime.tables.forwarding,
         )
         return render_response(answer.status, answer.reason, fields)
-
-    async def _splice_answer(self, lease: Lease, stall: float) -> None:
-        """Let the kernel move a large rest of the answer, and leave the others to be copied."""
-        remainder = lease.exchange.remainder(stall, late_answer)
-        try:
-            standing = await self._runtime.splicer.move(
-                remainder, self._connection, self._timeouts.write_stall, self._stuck_client
-            )
-        finally:
-            self._runtime.counters.response_bytes_spliced += remainder.spliced
-        if not standing:
-            raise client_gone()
 
     def _pump_failed(self, pump: asyncio.Task[None]) -> None:
         """The request body broke while the answer was on its way already."""
@@ -392,6 +459,7 @@ class Exchange:
         """Say it to the client if nothing was said yet; else cut."""
         self._record.failed(failure, self._phase)
         self._runtime.counters.reject(failure.kind)
+        self._runtime.symptoms.cut_off(self.cls, failure.status)
         if self._phase in (Phase.ANSWER, Phase.TUNNEL):
             self._connection.cut()
             return False
@@ -406,37 +474,10 @@ class Exchange:
         self._record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 
-    async def _end_pump(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.gather(self._pump, return_exceptions=True)
+    @staticmethod
+    async def _end_pump(pump: asyncio.Task[None]) -> None:
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
 
     def _now(self) -> float:
         return self._runtime.clock.monotonic()
-
-    @staticmethod
-    def _stuck_upstream() -> Failure:
-        return Failure(
-            Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request"
-        )
-
-    @staticmethod
-    def _stuck_client() -> Failure:
-        return Failure(
-            Source.DOWNSTREAM, "client_write_timeout", 408, "the client stopped reading the answer"
-        )
-
-
-def _chunked(data: bytes, exchange: UpstreamExchange) -> bytes:
-    """Frame a piece of the answer; the last one brings the end with it."""
-    return (chunk(data) if data else b"") + (LAST_CHUNK if exchange.over else b"")
-
-
-def client_gone() -> Failure:
-    """The client left before its answer was complete: logged as 499, heard by nobody."""
-    return Failure(Source.DOWNSTREAM, "client_gone", 499, "the client closed the connection")
-
-
-def late_answer() -> Failure:
-    """The upstream did not say the next thing in time."""
-    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")

@@ -2,103 +2,99 @@
 
 ::
 
-    try_begin ─▶ HELD (body arriving) ─▶ LEASING (no idle connection) ─▶ SENT ─▶ answered
+    try_begin ─▶ HELD (body arriving) ─▶ LEASING (no idle connection) ─▶ SENT ──▶ answered
+         │                                      SENDING (a large body) ─▶─┘ └─▶ PASSING (a large answer) ─▶┘
          │ not taken        │ anything unusual, in any state
          ▼                  ▼
       general path     handed over: an Exchange goes on from here (``Begun``), with the bytes untouched
 
-An optimisation, never a second set of rules. Heads are read by ``wire/fasthead`` from lines that the gate
-has judged; who the client is and what is said about it comes from ``rules`` and is cached by all raw bytes
-that the rules read; whatever is unusual (an answer that is long or comes in pieces, a failure, a time-out, a
-client that leaves) is handed to the general exchange, which decides as always. A decision is cached, an
-admission never is: breaker, pool and caps are asked each time. A property test holds both paths against
-each other, byte for byte.
+An optimisation, never a second set of rules (a property test holds both paths against each other, byte for
+byte). What the rules say is cached by all raw bytes that they read; an admission never is: breaker, pool,
+caps and rates are asked each time. Anything unusual (no length, a failure, a client that leaves) is
+handed to the general exchange, which decides as always.
 
-No task, timer or future exists for a request, except while the pool has no idle connection for it. One write
-goes up and one goes down.
-
-Memory: one ``FastExchange`` a connection, which holds one request of at most a head and `limits.held_body`.
+No task, timer or future exists for a request, except while the pool has no idle connection for it, or for the
+rest of a large body (serve/streaming.py). One write goes up and one goes down, each at the end of the event
+loop's turn (net/outbox.py), with what is in hand of a large body.
+Memory: one a connection, which holds one request's head and `limits.held_body`, or a read of a larger one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from proxy.clock import NEVER
 from proxy.errors import Failure, Source
+from proxy.message import Framing, FramingKind
 from proxy.net.lease import SICK
-from proxy.observe.fastline import fast_line
+from proxy.net.pieces import PIECE_BYTES
+from proxy.rules.answers import http_date
+from proxy.rules.routing import outgoing_target
+from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
-from proxy.serve.record import client_seen, shown
+from proxy.serve.fastrecord import FastRecord, Stage
+from proxy.serve.streaming import relay_rest, send_rest
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
 
 if TYPE_CHECKING:
-    from proxy.message import Route
     from proxy.net.lease import Lease
     from proxy.net.upstream import UpstreamConnection
+    from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
-    from proxy.serve.fastpath import FastPath, Shape
+    from proxy.serve.fastcache import FastCache
+    from proxy.serve.fastpath import FastPath
+    from proxy.wire.fasthead import FastAnswer
 
 PATIENCE = 1.0
 """Seconds that an incomplete body is waited for; then the general path takes over, which judges slowness."""
 
-
-class Stage(enum.Enum):
-    """How far a fast exchange is."""
-
-    FREE = "free"
-    HELD = "held"
-    LEASING = "leasing"
-    SENT = "sent"
-    HANDING = "handing"
+PUMP_TURNS = 3
+"""Turns of the event loop from the last byte that is moved until the end of the task that moved it."""
 
 
-class FastExchange:
+class FastExchange(FastRecord):
     """The fast exchanges of one connection, one after the other."""
 
     __slots__ = (
-        "_complete",
-        "_connection",
+        "_answer",
+        "_bytes_out",
+        "_close",
         "_data",
         "_due",
         "_lease",
         "_leasing",
         "_length_line",
-        "_method",
         "_minor",
-        "_path",
-        "_request_id",
-        "_route",
-        "_runtime",
-        "_sent",
-        "_shape",
+        "_pump",
         "_size",
-        "_started",
-        "_target",
-        "_target_path",
+        "_streamed",
         "_upstream",
-        "_whole",
+        "_wanted",
         "stage",
     )
 
     def __init__(self, path: FastPath, connection: Connection) -> None:
-        self._path = path
-        self._runtime = path.runtime
-        self._connection = connection
+        super().__init__(path, connection)
         self.stage = Stage.FREE
-        self._route: Route
-        self._shape: Shape
-        self._method = self._target = self._target_path = self._length_line = b""
-        self._minor = self._size = self._whole = 0
         self._upstream: UpstreamConnection | None = None
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[Lease] | None = None
         self._data = b""
-        self._request_id = ""
-        self._started = self._complete = self._sent = self._due = 0.0
+        self._streamed: RequestBody | None = None
+        """The body, if it is larger than what is held."""
+        self._pump: asyncio.Task[None] | None = None
+        """What moves the rest of a large body, in the one direction or the other."""
+        self._answer: FastAnswer | None = None
+        """What the client has been given the head and some of the body of."""
+        self._close = False
+        self._bytes_out = 0
+        self._length_line: bytes
+        self._minor: int
+        self._size: int
+        self._wanted: int
+        self._due: float
 
     def __repr__(self) -> str:
         return f"<FastExchange {self.stage.name}>"
@@ -114,8 +110,7 @@ class FastExchange:
         line = read_request_line(data[:first], path.requests.limits)
         if line is None:
             return self._missed(data[:first], Unfit.REQUEST_LINE.value)
-        method, target, minor = line
-        target_path = target.partition(b"?")[0]
+        method, target, target_path, minor = line
         route = path.route(target_path)
         if route is None:
             return False
@@ -134,10 +129,10 @@ class FastExchange:
             length = int(digits)
             before, after = data[first + 2 : at], data[stop + 2 : end]
             length_line = data[at + 2 : stop] + b"\r\n"
-            if length > path.held_body or length > route.body_limit:
+            if length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
-        key = (connection.peer_key, route.upstream, minor, before, after)
+        key = (connection.peer_key, route.upstream, route.drop_cookies, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
             found = path.shape(key, connection, route, minor, before, after)
@@ -147,9 +142,15 @@ class FastExchange:
         whole = end + 4 + length
         if len(data) > whole:
             return self._missed(data[:first], "pipelined")
-        if len(data) < whole and whole >= connection.read_limit:
+        wanted = whole
+        if length > path.held_body:
+            # As much as one read gives: what comes after that can be spliced.
+            wanted = min(end + 4 + path.held_body, connection.read_limit, PIECE_BYTES)
+        elif len(data) < whole and whole >= connection.read_limit:
             # Reading would pause before its end, and nobody here resumes it.
             return self._missed(data[:first], "large_body")
+        if len(data) >= wanted and path.throttled(shape.client, now):
+            return self._missed(data[:first], "rate_limited")
         self._method = method
         self._target = target
         self._target_path = target_path
@@ -159,56 +160,71 @@ class FastExchange:
         self._shape = shape
         self._size = end + 4
         self._whole = whole
+        self._wanted = wanted
         self._started = started
-        if len(data) < whole:
-            self._complete = now
-            self.stage = Stage.HELD
-        else:
-            self._complete = now
-            self._go(data, now)
+        self._complete = now
+        self.stage = Stage.HELD if len(data) < wanted else Stage.WHOLE
         return True
-
-    def _missed(self, first_line: bytes, reason: str) -> bool:
-        """Count a request that was not taken though its path would be (by a rough look at it)."""
-        target = first_line[:4096].split(b" ", 2)[1:2]
-        if target and self._path.route(target[0].partition(b"?")[0]) is not None:
-            self._runtime.counters.fast_path_missed.add(reason)
-        return False
 
     def more(self, received: bytearray) -> bool:
         """More of the body has come; false: the exchange is for the general path after all."""
-        if len(received) > self._whole:
+        now, complete = self._runtime.clock.monotonic(), len(received) >= self._wanted
+        unfit = "pipelined" if len(received) > self._whole else ""
+        if complete and not unfit and self._path.throttled(self._shape.client, now):
+            unfit = "rate_limited"
+        if unfit:
             self.stage = Stage.FREE
-            self._runtime.counters.fast_path_missed.add("pipelined")
-            return False
-        if len(received) == self._whole:
+            self._runtime.counters.fast_path_missed.add(unfit)
+        elif complete:
             data = bytes(received)
             received.clear()
-            self._go(data, self._runtime.clock.monotonic())
-        return True
+            self._connection.resume()
+            self.go(data, now)
+        return not unfit
 
     # Sending.
 
-    def _go(self, data: bytes, now: float) -> None:
-        """The request is whole: find a connection and send it."""
+    def go(self, data: bytes, now: float) -> None:
+        """The request is whole: answer it from the cache, or find a connection and send it."""
         runtime, shape = self._runtime, self._shape
         runtime.counters.requests_in_flight += 1
         self._data = data
         self._request_id = shape.named_id or runtime.request_id()
         self._due = now + self._route.first_byte_timeout
-        self._sent = now
-        upstream = shape.client.pool.take_quickly(now)
+        self._asked = self._sent = now
+        if self._method == b"GET" and self._path.cache is not None and self._asks(self._path.cache, now):
+            return
+        if len(data) < self._whole:
+            framing = Framing(FramingKind.LENGTH, self._whole - self._size)
+            self._streamed = request_body(self._connection, framing, self._route, self._complete)
+            self._streamed.begun(len(data) - self._size)
+            # What is not read now can be spliced.
+            self._connection.pause()
+        upstream = shape.way.pool.take_quickly(now)
         if upstream is None:
             self._wait_for_lease()
         else:
             self._send(upstream)
+
+    def _asks(self, cache: FastCache, now: float) -> bool:
+        """Has the cache to do with this request? Then it is answered, or goes on on the general path."""
+        if self._whole > self._size:
+            return False
+        target = outgoing_target(self._route, self._target)
+        found = cache.look(self._shape, self._route, target, self._data, now)
+        if found is True:
+            self.hand_over()
+        elif found is not False:
+            self.stage, self._data = Stage.FREE, b""
+            self._tell(cache, found, self._minor, now)
+        return found is not False
 
     def _wait_for_lease(self) -> None:
         """No connection is idle: dial, or stand in line."""
         self.stage = Stage.LEASING
         self._connection.due = self._due + self._route.first_byte_timeout  # the pool heeds `_due` itself
         self._leasing = asyncio.get_running_loop().create_task(
-            self._shape.client.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
+            self._shape.way.pool.acquire(due=self._due, connect_timeout=self._route.connect_timeout)
         )
         self._leasing.add_done_callback(self._leased)
 
@@ -237,31 +253,68 @@ class FastExchange:
 
     def _send(self, upstream: UpstreamConnection) -> None:
         shape, data = self._shape, self._data
+        way = shape.way
         self.stage = Stage.SENT
         self._upstream = upstream
         self._connection.due = self._due
         upstream.taker = self
-        upstream.write(
+        self._runtime.outbox.put(
+            upstream,
             b"".join(
                 (
                     self._method,
                     b" ",
-                    self._target,
-                    shape.opening,
+                    self._target if not self._route.cut else outgoing_target(self._route, self._target),
+                    way.opening,
+                    shape.before,
                     self._length_line,
-                    shape.closing,
+                    shape.after,
+                    shape.client.line,
+                    way.before_id,
                     self._request_id.encode(),
-                    shape.client.after_id,
-                    data[self._size :],
+                    way.after_id,
+                    data[self._size :] if self._streamed is None else memoryview(data)[self._size :],
                 )
-            )
+            ),
         )
+        if self._streamed is not None:
+            self._send_rest(self._streamed, upstream)
+
+    def _send_rest(self, body: RequestBody, upstream: UpstreamConnection) -> None:
+        """Let a task send what has not come yet of a large body."""
+        lease = self._lease
+        if lease is None:
+            lease = self._lease = self._shape.way.pool.lend(upstream)
+        lease.exchange.was_sent(self._method, complete=False)
+        self.stage = Stage.SENDING
+        self._connection.due = NEVER
+        self._pump = asyncio.get_running_loop().create_task(send_rest(self._runtime, lease.exchange, body))
+        self._pump.add_done_callback(self._body_sent)
+
+    def _body_sent(self, pump: asyncio.Task[None]) -> None:
+        """The rest of the body is sent, or cannot be."""
+        if self._pump is not pump or pump.cancelled():
+            return
+        self._connection.due = self._due = self._runtime.clock.monotonic() + self._route.first_byte_timeout
+        if pump.exception() is not None:
+            self.hand_over()
+        elif self._streamed is not None and self._streamed.done:
+            self._pump = None
+            self.stage = Stage.SENT
+            upstream = self._upstream
+            if upstream is not None and upstream.received:
+                self.take(b"", upstream.received)
 
     # Answering: what the upstream connection calls.
 
     def take(self, data: bytes, received: bytearray) -> bool:
         """Bytes of the answer, after what ``received`` holds already; true: all were taken."""
         if self.stage is not Stage.SENT:
+            if self.stage is Stage.PASSING:
+                return self._pass_more(data)
+            if self.stage is Stage.SENDING and self._streamed is not None:
+                # Early, unless the task that moved the last of the body has not told yet.
+                self._hand_over_soon(PUMP_TURNS if self._streamed.done else 0)
             return False
         if received:
             data = bytes(received) + data
@@ -274,118 +327,141 @@ class FastExchange:
             return False
         if len(data) < answer.whole:
             assert self._upstream is not None
-            if answer.length > self._path.held_body or answer.whole >= self._upstream.read_limit:
-                self._hand_over_soon()
-            return False
+            short = answer.length <= self._path.held_body and answer.whole < self._upstream.read_limit
+            if short and self._streamed is None:
+                return False
+            received.clear()
+            self._pass_on(answer, data, close, now)
+            return True
         received.clear()
+        if len(data) > PIECE_BYTES and self._upstream is not None:
+            self._upstream.read_in_pieces()
         whole = len(data) == answer.whole
-        body = data[answer.size : answer.whole]
-        connection.write(answer.out + body)
+        out = self._answer_head(answer) + data[answer.size : answer.whole]
+        if close:
+            connection.write(out)
+        else:
+            self._runtime.outbox.put(connection, out)
         upstream, lease = self._upstream, self._lease
         assert upstream is not None
         upstream.taker = None
         self._upstream = None
         if lease is None:
-            self._shape.client.pool.give_back_quickly(upstream, answer.reusable and whole, now)
+            self._shape.way.pool.give_back_quickly(upstream, answer.reusable and whole, now)
         else:
             self._lease = None
             lease.report(answer.status, None)
             lease.release(answer.reusable and whole)
-        self._log(upstream, lease, answer.status, len(answer.out) + len(body), now)
+        self._first_byte = now
+        self._log(upstream, lease, answer.status, len(out), now)
+        self._over(keep=not close, now=now)
+        return True
+
+    def _pass_on(self, answer: FastAnswer, data: bytes, close: bool, now: float) -> None:
+        """Give the client what is here of a large answer, then piece by piece the rest. A task does it where
+        the kernel can, or the client is slow."""
+        connection, upstream, lease = self._connection, self._upstream, self._lease
+        assert upstream is not None
+        if lease is None:
+            lease = self._lease = self._shape.way.pool.lend(upstream)
+        if self._streamed is None:
+            lease.exchange.was_sent(self._method, complete=True)
+        lease.report(answer.status, None)
+        lease.exchange.was_answered(answer.head, len(data) - answer.size)
+        self._answer, self._close, self._first_byte = answer, close, now
+        self._bytes_out = connection.bytes_out
+        self.stage = Stage.PASSING
+        connection.write(b"".join((self._answer_head(answer), memoryview(data)[answer.size :])))
+        if connection.writable and not self._runtime.splicer.is_worth(answer.whole - len(data)):
+            connection.due = now + self._route.answer_stall_timeout
+        else:
+            self._pass_rest(lease, upstream)
+
+    def _pass_more(self, data: bytes) -> bool:
+        """A piece of the answer; false: a task passes it on, and the rest."""
+        connection, upstream, lease = self._connection, self._upstream, self._lease
+        assert upstream is not None
+        assert lease is not None
+        if not connection.writable or not lease.exchange.passed(len(data)):
+            self._pass_rest(lease, upstream)
+            return False
+        connection.write(data)
+        now = self._runtime.clock.monotonic()
+        if lease.exchange.over:
+            self._passed(lease, now)
+        else:
+            connection.due = now + self._route.answer_stall_timeout
+        return True
+
+    def _pass_rest(self, lease: Lease, upstream: UpstreamConnection) -> None:
+        upstream.taker = None  # its end is noticed by who reads it
+        upstream.pause()  # what is not read now can be spliced
+        self._upstream = None
+        connection, stall = self._connection, self._route.answer_stall_timeout
+        connection.due = NEVER
+        self._pump = asyncio.get_running_loop().create_task(
+            relay_rest(self._runtime, connection, lease.exchange, stall, chunked=False)
+        )
+        self._pump.add_done_callback(self._passed_on)
+
+    def _answer_head(self, answer: FastAnswer) -> bytes:
+        if answer.rest is None:
+            return answer.out
+        return answer.out + http_date(self._runtime.clock.wall()) + answer.rest
+
+    def _passed_on(self, pump: asyncio.Task[None]) -> None:
+        """The rest of the answer has gone, or cannot."""
+        lease = self._lease
+        if self._pump is not pump or pump.cancelled() or lease is None:
+            return
+        error = pump.exception()
+        if error is not None:
+            self.hand_over(error if isinstance(error, Failure) else None)
+        else:
+            self._passed(lease, self._runtime.clock.monotonic())
+
+    def _passed(self, lease: Lease, now: float) -> None:
+        """The client has been given all of a large answer."""
+        connection, answer = self._connection, self._answer
+        assert answer is not None
+        if self._upstream is not None:
+            self._upstream.taker = None
+        self._pump = self._answer = self._lease = self._upstream = None
+        lease.release(lease.exchange.reusable)
+        self._log(lease.connection, lease, answer.status, connection.bytes_out - self._bytes_out, now)
+        self._over(keep=not self._close, now=now)
+
+    def _over(self, *, keep: bool, now: float) -> None:
         self.stage = Stage.FREE
         self._data = b""
-        connection.fast_done(keep=not close, now=now)
-        return True
+        self._streamed = None
+        self._connection.fast_done(keep=keep, now=now)
 
     def lost(self) -> None:
         """The upstream connection ended: the general path says what that means."""
-        if self.stage is Stage.SENT or self.stage is Stage.HANDING:
+        if self.stage is Stage.PASSING and self._lease is not None and self._upstream is not None:
+            self._pass_rest(self._lease, self._upstream)  # and notices
+        elif self.stage is not Stage.FREE:
             self.hand_over()
 
-    # Logging.
-
-    def _log(
-        self, upstream: UpstreamConnection, lease: Lease | None, status: int, sent: int, now: float
-    ) -> None:
-        runtime, shape = self._runtime, self._shape
-        counters, started = runtime.counters, self._started
-        key = (self._connection.listener, self._method, self._target_path, _sdk_words(self._target))
-        line = shape.logs.get(key)
-        if line is None:
-            line = self._path.log_line(shape, self._route, key)
-        labels = line.labels.get(status)
-        if labels is None:
-            labels = line.labels[status] = counters.request_labels(
-                self._route.name, self._route.cls.value, self._method, status
-            )
-        size = len(self._data)
-        counters.requests_in_flight -= 1
-        counters.fast_path += 1
-        counters.requests.count(labels)
-        counters.request_bytes += size
-        counters.response_bytes += sent
-        if shape.client.dropped:
-            counters.drop(shape.client.dropped)
-        if shape.client.suspect:
-            counters.client_ip_suspect += 1
-        wall = runtime.clock.wall() - (now - started)
-        if line.parts is not None:
-            if lease is None and self._sent == started:
-                times = (
-                    f'"t_head":0,"t_body":0,"t_queue":0,"t_connect":0,'
-                    f'"t_first_byte":{now - started:.6f},"t_total":{now - started:.6f}'
-                )
-            else:
-                times = self._times(lease, now)
-            runtime.access_log.write(
-                fast_line(
-                    line.parts,
-                    ts=wall,
-                    request_id=self._request_id,
-                    client=shape.client.log,
-                    upstream_addr=upstream.address,
-                    status=status,
-                    bytes_in=size,
-                    bytes_out=sent,
-                    times=times,
-                    retries=0 if lease is None else lease.retries,
-                    reused=upstream.served > 1,
-                )
-            )
-        else:
-            record = replace(
-                line.record,
-                peer=shown(runtime, self._connection.peer.ip),
-                ts=wall,
-                request_id=self._request_id,
-                upstream_addr=upstream.address,
-                status=status,
-                upstream_status=status,
-                bytes_in=size,
-                bytes_out=sent,
-                t_total=now - started,
-            )
-            client_seen(runtime, record, shape.client.address)
-            runtime.access_log.write(runtime.encode_access(record))
-
-    def _times(self, lease: Lease | None, now: float) -> str:
-        body = max(0.0, self._due - self._route.first_byte_timeout - self._complete)
-        queue, connect = (0.0, 0.0) if lease is None else (lease.t_queue, lease.t_connect)
-        return (
-            f'"t_head":{self._complete - self._started:.6f},"t_body":{body:.6f},"t_queue":{queue:.6f},'
-            f'"t_connect":{connect:.6f},"t_first_byte":{now - self._sent:.6f},'
-            f'"t_total":{now - self._started:.6f}'
-        )
+    @property
+    def reads_body(self) -> bool:
+        """True while more of the body is waited for: who reads it notices when the client ends."""
+        return self._streamed is not None and not self._streamed.done
 
     # Handing over.
 
-    def _hand_over_soon(self) -> None:
-        """Once the bytes that are just coming are in the connection's buffer."""
+    def _hand_over_soon(self, turns: int = 0) -> None:
+        """Once the bytes that are just coming are in the connection's buffer, or so many turns later."""
         self.stage = Stage.HANDING
-        asyncio.get_running_loop().call_soon(self._hand_over_now)
+        asyncio.get_running_loop().call_soon(self._hand_over_now, turns)
 
-    def _hand_over_now(self) -> None:
-        if self.stage is Stage.HANDING:
+    def _hand_over_now(self, turns: int) -> None:
+        if self.stage is not Stage.HANDING:
+            return
+        if turns:
+            self._hand_over_soon(turns - 1)
+        else:
             self.hand_over()
 
     def hand_over(self, failure: Failure | None = None) -> None:
@@ -394,8 +470,9 @@ class FastExchange:
         lease, self._lease = self._lease, None
         if upstream is not None:
             upstream.taker = None
+            upstream.send_held()
             if lease is None:
-                lease = self._shape.client.pool.lend(upstream)
+                lease = self._shape.way.pool.lend(upstream)
             if upstream.received and failure is not None and failure.source is Source.UPSTREAM:
                 failure = None  # the answer has begun: its pauses are judged now, not its beginning
         leasing, self._leasing = self._leasing, None
@@ -405,19 +482,19 @@ class FastExchange:
         self._runtime.counters.requests_in_flight -= 1
         self._runtime.counters.fast_path_missed.add("handed_over")
         data, self._data = self._data, b""
+        streamed, self._streamed = self._streamed, None
+        pump, self._pump = self._pump, None
+        answer, self._answer = self._answer, None
         head = read_request(data[: self._size], self._path.requests.limits)
-        begun = Begun(self._request_id, data[self._size :], self._due, lease, failure)
+        begun = Begun(
+            self._request_id,
+            data[self._size :],
+            self._due,
+            lease,
+            failure,
+            streamed,
+            pump,
+            None if answer is None else answer.head,
+            self._bytes_out,
+        )
         self._connection.go_on(head, self._size, self._started, begun)
-
-
-def _sdk_words(target: bytes) -> bytes:
-    """What of a target can tell the SDK (observe/log.sdk_of), short where possible: one `ver` in the query
-    beside all that differs from request to request."""
-    if b"lib=" in target:
-        return target
-    at = target.find(b"ver=")
-    if at < 0:
-        return b""
-    if target[at - 1] in b"?&" and target.find(b"ver=", at + 4) < 0:
-        return target[at : at + 40]
-    return target

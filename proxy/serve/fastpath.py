@@ -4,8 +4,9 @@ Decisions are cached by all raw bytes that the rules read, admissions never are.
 ``_described`` asks ``rules`` with a head that holds every line that they look at, and a property test holds
 both paths against each other, byte for byte (serve/fastexchange.py has the theory of operation).
 
-Memory: two generations of ``SHAPES`` header blocks, ``CLIENTS`` templates each of what is said about a client
-and about its way here, ``LINES`` log lines and ``PATHS`` paths; each set is dropped as a whole when full.
+Memory: two generations of ``SHAPES`` header blocks, ``WAYS`` templates of what is said about a client's way
+here, ``OUTCOMES`` log lines, ``SENDERS`` parts of them, ``PATHS`` paths, and ``SEEN`` hashes of blocks; each
+set is dropped as a whole when full.
 What is long is used once and not kept (fasthead.LONGEST_BLOCK, ``LONGEST_LINE``, ``LONGEST_PATH``), so all
 of it stays below 128 MiB even where clients do their worst.
 """
@@ -13,102 +14,131 @@ of it stays below 128 MiB even where clients do their worst.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.config.schema import LogFormat
-from proxy.message import NO_BODY, RequestHead, Route
-from proxy.observe.fastline import client_part, line_parts
+from proxy.message import NO_BODY, AddressSource, RequestHead, Route
+from proxy.observe.fastline import client_part, client_tail, line_parts, sender_part
 from proxy.observe.log import AccessRecord
+from proxy.observe.metrics import Counters
 from proxy.rules.access import host_denial
-from proxy.rules.address import client_address, is_public
+from proxy.rules.address import client_address, is_public, is_public_packed, peer_address, walk_listed
 from proxy.rules.decide import upstream_host
-from proxy.rules.forwarding import claims, effective_request_id, forwarded_for, own_fields, request_fields
+from proxy.rules.forwarding import (
+    claims,
+    forwarded_for,
+    forwarded_for_walked,
+    named_request_id,
+    own_fields,
+    request_fields,
+    shown_address,
+)
+from proxy.rules.limits import limited_network, limited_walked
+from proxy.serve.fastcache import FastCache
 from proxy.serve.record import client_seen, shown
-from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader, Unfit
+from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader
 from proxy.wire.heads import render_fields
 from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
-    from proxy.message import ClientAddress, Field
+    from proxy.message import ClientAddress
     from proxy.net.pool import UpstreamPool
-    from proxy.observe.metrics import Labels
     from proxy.serve.connection import Connection
+    from proxy.serve.fastcache import Question
     from proxy.serve.runtime import Runtime
 
-CLIENTS = 4096
-LINES = 4096
+OUTCOMES = 4096
 PATHS = 1024
+SEEN = 4096
+SENDERS = 4096
 SHAPES = 2048
+WAYS = 4096
 LONGEST_PATH = 256
 """Bytes of a path whose route is kept."""
 LONGEST_LINE = 1024
 """Bytes of path, query, host and User-Agent together of a log line that is kept."""
 
 _PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
-_REQUEST_ID = b"x-request-id"
 
 
-class Front:
-    """What is said upstream of all clients that came the same way (peer, host, claims of a trusted peer):
-    the lines between X-Forwarded-For and the request id, and behind it."""
+class Way:
+    """What is said of all clients that came the same way (peer, host, claims of a trusted peer): the lines
+    between X-Forwarded-For and the request id, and behind it.
 
-    __slots__ = ("after_id", "before_id", "dropped", "host", "pool")
+    ``client`` is ``None`` where a trusted peer's chain names the client; then ``tail`` is what the log says
+    of each (``fastline.client_tail``). ``trusted``: the peer may name the request too.
+    """
+
+    __slots__ = ("after_id", "before_id", "client", "dropped", "opening", "pool", "tail", "trusted")
 
     def __init__(
         self, host: bytes, before_id: bytes, after_id: bytes, dropped: tuple[str, ...], pool: UpstreamPool
     ) -> None:
-        self.host = host
+        self.opening = b" HTTP/1.1\r\nHost: %b\r\n" % host
         self.before_id = before_id
         self.after_id = after_id
         self.dropped = dropped
         self.pool = pool
+        self.trusted = False
+        self.client: Client | None = None
+        self.tail = ""
 
 
 class Client:
-    """All that is said upstream about one client, ready to be joined, and what is logged and counted."""
+    """What is said of one client: upstream (``line``), in the log, and by the counters."""
 
-    __slots__ = ("address", "after_id", "before_id", "dropped", "host", "log", "pool", "suspect")
+    __slots__ = ("hops", "ip", "limited", "line", "log", "source", "suspect")
 
-    def __init__(self, address: ClientAddress, front: Front, forwarded_for: bytes, log: str) -> None:
-        self.address = address
-        self.host = front.host
-        self.before_id = forwarded_for + front.before_id
-        self.after_id = front.after_id
-        self.dropped = front.dropped
-        self.pool = front.pool
+    def __init__(
+        self,
+        ip: str,
+        source: AddressSource,
+        hops: int,
+        forwarded_for: bytes,
+        log: str,
+        *,
+        suspect: bool,
+        limited: bytes | None,
+    ) -> None:
+        self.ip = ip
+        self.source = source
+        self.hops = hops
+        self.line = b"X-Forwarded-For: %b\r\n" % forwarded_for if forwarded_for else b""
         self.log = log
-        self.suspect = not is_public(address.ip)
+        self.suspect = suspect
+        self.limited = limited
+        """What its rate is counted by (rules/limits.py)."""
 
 
-class Shape:
-    """A header block (all lines but the request line and Content-Length) from one peer, ready to be sent:
-    ``opening`` and ``closing`` stand around the Content-Length line, ``closing`` ends before the request
-    id."""
+class Shape(Lines):
+    """A header block (all lines but the request line and Content-Length) from one peer, and what is said of
+    it. ``named_id`` is the request id that a trusted peer gave."""
 
-    __slots__ = ("agent", "client", "close", "closing", "host", "logs", "named_id", "opening")
+    __slots__ = ("client", "close", "named_id", "questions", "way")
 
-    def __init__(self, lines: Lines, client: Client, minor: int) -> None:
-        self.client = client
-        self.host = lines.host
-        self.agent = lines.agent or b""
-        self.close = minor == 0 if lines.connection is None else lines.connection is Mark.CLOSE
-        self.opening = b" HTTP/1.1\r\n" + client.host + lines.before
-        self.closing = lines.after + client.before_id
-        self.named_id = ""
-        """The request id that a trusted peer gave."""
-        self.logs: dict[tuple[str, bytes, bytes, bytes], LogLine] = {}
+    way: Way
+    client: Client
+    close: bool
+    named_id: str
+    questions: dict[bytes, Question | None] | None
+    """What it asks the asset cache, by target (serve/fastcache.py)."""
 
 
-class LogLine:
-    """What the access log and the counters say of requests that are alike: the parts of a JSON line, or for
-    text the record itself."""
+class Outcome:
+    """What the access log and the counters say of exchanges that are alike, up to who the client was, who
+    sent it, times and sizes: the parts of a JSON line, or for text the record itself."""
 
     __slots__ = ("labels", "parts", "record")
 
     def __init__(self, record: AccessRecord, form: LogFormat) -> None:
-        self.record = record
+        self.record = record if form is LogFormat.TEXT else None
         self.parts = line_parts(record) if form is LogFormat.JSON else None
-        self.labels: dict[int, Labels] = {}
+        self.labels = Counters.request_labels(record.route, record.cls, record.method, record.status)
+
+
+OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool]"
+"""Listener, method, path, host, status, the upstream's address (empty: the cache answered), retries, was its
+connection reused."""
 
 
 class FastPath:
@@ -120,22 +150,26 @@ class FastPath:
         self.runtime = runtime
         self.held_body = limits.held_body
         self.head_bytes = limits.head_bytes
-        self.head_lines = limits.head_lines
         self.requests = RequestReader(
-            HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes), table
+            runtime.head_limits,
+            table,
+            runtime.tables.trust.client_headers,
+            cookies=runtime.config.forwarding.drop_ingest_cookies,
         )
         self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
-        self._clients: dict[object, Client | None] = {}
-        self._fronts: dict[object, Front] = {}
-        self._lines: dict[object, LogLine] = {}
+        self._ways: dict[object, Way | None] = {}
+        self.outcomes: dict[OutcomeKey, Outcome] = {}
+        self.senders: dict[tuple[bytes, bytes], str] = {}
         self.young: dict[object, Shape] = {}
         self.old: dict[object, Shape] = {}
+        self._seen: set[int] = set()
 
     def __repr__(self) -> str:
         return (
-            f"<FastPath shapes={len(self.young)}+{len(self.old)} clients={len(self._clients)} "
-            f"fronts={len(self._fronts)} lines={len(self._lines)} paths={len(self._routes)}>"
+            f"<FastPath shapes={len(self.young)}+{len(self.old)} ways={len(self._ways)} "
+            f"outcomes={len(self.outcomes)} senders={len(self.senders)} paths={len(self._routes)}>"
         )
 
     def route(self, path: bytes) -> Route | None:
@@ -151,6 +185,12 @@ class FastPath:
             routes[path] = route
         return route
 
+    def throttled(self, client: Client, now: float) -> bool:
+        """Ask for the client's token: asked each time, never kept. Without one the request is for the general
+        path, which asks again and answers."""
+        rates, network = self.runtime.rates, client.limited
+        return rates is not None and network is not None and rates.wait(network, now) > 0
+
     def shape(
         self,
         key: object,
@@ -160,133 +200,159 @@ class FastPath:
         before: bytes,
         after: bytes,
     ) -> Shape | str:
-        """Read a header block that was not seen lately; return why it is not for the fast path."""
+        """Read a header block that is not among the young ones; return why it is not for the fast path.
+
+        A block is kept when it comes a second time: of thousands that come once, filling and emptying the
+        cache would cost more than reading them.
+        """
         shape = self.old.get(key)
         if shape is None:
-            # One more for Content-Length: requests with and without it may share the shape.
-            if sum(block.count(b"\r\n") + 1 for block in (before, after) if block) + 1 > self.head_lines:
-                return Unfit.SIZE.value
-            lines = self.requests.read(before, after)
-            if isinstance(lines, Unfit):
-                return lines.value
-            client = self._client(connection, lines, route, minor)
-            if client is None:
+            shape = Shape()
+            shape.drop_cookies = route.drop_cookies
+            unfit = self.requests.read(before, after, shape)
+            if unfit is not None:
+                return unfit.value
+            way = self._way(connection, shape, route, minor)
+            if way is None:
                 return "host"
-            shape = Shape(lines, client, minor)
-            named = tuple(field for field in lines.managed if field[0].lower() == _REQUEST_ID)
-            if named:
-                head = RequestHead(b"GET", b"/", minor, named, None, NO_BODY)
-                shape.named_id = effective_request_id(head, client.address, "")
+            shape.way = way
+            shape.questions = None
+            shape.client = way.client or self._named(connection, way, shape.chain)
+            shape.close = minor == 0 if shape.connection is None else shape.connection is Mark.CLOSE
+            shape.named_id = (named_request_id(shape.ids) or "") if shape.ids and way.trusted else ""
+            if not self._came_before(hash(key)):
+                return shape
         if len(before) + len(after) <= LONGEST_BLOCK:
             if len(self.young) >= SHAPES:
                 self.old, self.young = self.young, {}
             self.young[key] = shape
         return shape
 
-    def _client(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Client | None:
-        """Return what is said about the client; ``None``: its host is not served."""
-        managed = tuple(field for field in lines.managed if field[0].lower() != _REQUEST_ID)
-        named = len(managed) < len(lines.managed)
-        key = (connection.peer_key, lines.host, managed, named, route.upstream, minor)
-        clients = self._clients
-        if key in clients:
-            return clients[key]
-        fields: tuple[Field, ...] = ((b"Host", lines.host), *lines.managed)
-        client = self._described(connection, lines.host, fields, route, minor)
-        if _size(fields) <= LONGEST_BLOCK:
-            if len(clients) >= CLIENTS:
-                clients.clear()
-            clients[key] = client
-        return client
+    def _came_before(self, block: int) -> bool:
+        """Note the hash of a block; true: it was noted before, not long ago."""
+        seen = self._seen
+        if block in seen:
+            return True
+        if len(seen) >= SEEN:
+            seen.clear()
+        seen.add(block)
+        return False
 
-    def _described(
-        self, connection: Connection, host: bytes, fields: tuple[Field, ...], route: Route, minor: int
-    ) -> Client | None:
+    def _way(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Way | None:
+        """Return what is said of all clients that came so; ``None``: their host is not served."""
+        chained, identified = bool(lines.chain), bool(lines.ids)
+        key = (connection.peer_key, lines.host, lines.told, chained, identified, route.upstream, minor)
+        ways = self._ways
+        if key in ways:
+            return ways[key]
+        way = self._described(connection, lines, route, minor)
+        if len(lines.host) + sum(len(name) + len(value) for name, value in lines.told) <= LONGEST_BLOCK:
+            if len(ways) >= WAYS:
+                ways.clear()
+            ways[key] = way
+        return way
+
+    def _described(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Way | None:
         """Ask the rules, with a head that has every line that they read."""
-        tables, peer = self.runtime.tables, connection.peer
+        tables, peer, host = self.runtime.tables, connection.peer, lines.host
         if host_denial(host, tables.hosts) is not None:
             return None
+        fields = (
+            (b"Host", host),
+            *lines.told,
+            *((b"X-Forwarded-For", value) for value in lines.chain),
+            *((b"X-Request-Id", value) for value in lines.ids),
+        )
         head = RequestHead(b"GET", b"/", minor, fields, host, NO_BODY)
         address = client_address(peer, fields, tables.trust)
-        front = self._front(connection, head, address, route)
-        record = AccessRecord(peer=shown(self.runtime, peer.ip))
-        client_seen(self.runtime, record, address)
-        value = forwarded_for(peer, address, tables.forwarding)
-        line = b"X-Forwarded-For: %b\r\n" % value if value else b""
-        return Client(address, front, line, client_part(record))
-
-    def _front(
-        self, connection: Connection, head: RequestHead, address: ClientAddress, route: Route
-    ) -> Front:
-        """The same for all clients behind one balancer, whose chains differ and whose other lines do not."""
-        assert head.host is not None
-        others = tuple(field for field in head.fields if field[0].lower() != b"x-forwarded-for")
-        chained = len(others) < len(head.fields)
-        key = (
-            connection.peer_key,
-            others,
-            chained,
-            address.peer_trusted,
-            address.source,
-            route.upstream,
-            head.minor,
-        )
-        front = self._fronts.get(key)
-        if front is not None:
-            return front
-        tables, peer = self.runtime.tables, connection.peer
         # The id is put in for each request, the client's address for each client.
-        said = replace(claims(head.fields, address, tables.hosts.allows), request_id=None)
+        said = replace(claims(fields, address, tables.hosts.allows), request_id=None)
         own = own_fields(head, peer, address, _PLACEHOLDER, tables.forwarding, said)
         # The last one: a client may call its host like the placeholder.
         before, _, after = render_fields(own[address.ip is not None :]).rpartition(_PLACEHOLDER.encode())
-        host = upstream_host(tables, route, head.host)
-        outgoing = request_fields(head, peer, address, host, _PLACEHOLDER, tables.forwarding)
-        front = Front(
-            b"Host: %s\r\n" % host,
+        sent_host = upstream_host(tables, route, host)
+        outgoing = request_fields(head, peer, address, sent_host, _PLACEHOLDER, tables.forwarding)
+        way = Way(
+            sent_host,
             before,
             after + b"\r\n",
             outgoing.dropped,
             self.runtime.pools[route.upstream],
         )
-        if _size(others) <= LONGEST_BLOCK:
-            if len(self._fronts) >= CLIENTS:
-                self._fronts.clear()
-            self._fronts[key] = front
-        return front
+        way.trusted = address.peer_trusted
+        if lines.chain and address.peer_trusted and address.source is not AddressSource.HEADER:
+            # Nothing else that is said depends on where the chain leads.
+            way.tail = client_tail(shown(self.runtime, peer.ip), AddressSource.X_FORWARDED_FOR.value)
+        else:
+            way.client = self._client(connection, address)
+        return way
 
-    def log_line(self, shape: Shape, route: Route, key: tuple[str, bytes, bytes, bytes]) -> LogLine:
-        """Return the line of requests that are alike; ``key``: listener, method, path, and what of the query
-        tells the SDK."""
-        listener, method, path, query = key
-        lines = self._lines
-        whole = (route.name, shape.host, shape.agent, key)
-        found = lines.get(whole)
-        if found is None:
-            record = AccessRecord(
-                listener=listener,
-                method=method,
-                host=shape.host,
-                target=path + b"?" + query,
-                route=route.name,
-                cls=route.cls.value,
-                upstream=route.upstream,
-                origin="upstream",
-                user_agent=shape.agent,
-            )
-            found = LogLine(record, self.runtime.config.log.format)
-            if len(path) + len(query) + len(shape.host) + len(shape.agent) > LONGEST_LINE:
-                return found
-            if len(lines) >= LINES:
-                lines.clear()
-                for each in (*self.young.values(), *self.old.values()):
-                    each.logs.clear()
-            lines[whole] = found
-        if len(shape.logs) >= 16:
-            shape.logs.clear()
-        shape.logs[key] = found
+    def _client(self, connection: Connection, address: ClientAddress) -> Client:
+        record, peer = AccessRecord(), connection.peer
+        client_seen(self.runtime, record, address)
+        tail = client_tail(shown(self.runtime, peer.ip), record.client_ip_source)
+        return Client(
+            record.client_ip,
+            address.source,
+            record.trusted_hops,
+            forwarded_for(peer, address, self.runtime.tables.forwarding),
+            client_part(record.client_ip, tail, record.trusted_hops),
+            suspect=not is_public(address.ip),
+            limited=limited_network(address, self.runtime.tables.trust),
+        )
+
+    def _named(self, connection: Connection, way: Way, chain: tuple[bytes, ...]) -> Client:
+        """Return the client to whom a trusted peer's chain leads: there are as many as requests, so nothing
+        is kept, and nothing but text is made of them."""
+        tables = self.runtime.tables
+        _, own_address = tables.trust.habit(peer_address(connection.peer))
+        walked = walk_listed(chain, tables.trust, own_address=own_address)
+        if not walked:
+            fields = tuple((b"X-Forwarded-For", value) for value in chain)
+            return self._client(connection, client_address(connection.peer, fields, tables.trust))
+        ip = shown_address(walked[-1], tables.forwarding)
+        return Client(
+            ip,
+            AddressSource.X_FORWARDED_FOR,
+            len(walked),
+            forwarded_for_walked(connection.peer, walked, tables.forwarding),
+            client_part(ip, way.tail, len(walked)),
+            suspect=not is_public_packed(walked[-1]),
+            limited=limited_walked(walked[-1], tables.trust),
+        )
+
+    def outcome(self, key: OutcomeKey, route: Route) -> Outcome:
+        """Return what is said of exchanges that are alike, for a key that is not in ``outcomes``."""
+        listener, method, path, host, status, address, retries, reused = key
+        record = AccessRecord(
+            listener=listener,
+            method=method,
+            host=host,
+            target=path,
+            route=route.name,
+            cls=route.cls.value,
+            upstream=route.upstream,
+            upstream_addr=address,
+            status=status,
+            upstream_status=status if address else 0,
+            origin="upstream" if address else "cache",
+            retries=retries,
+            reused=reused,
+        )
+        found = Outcome(record, self.runtime.config.log.format)
+        if len(path) + len(host) <= LONGEST_LINE:
+            if len(self.outcomes) >= OUTCOMES:
+                self.outcomes.clear()
+            self.outcomes[key] = found
         return found
 
-
-def _size(fields: tuple[Field, ...]) -> int:
-    return sum(len(name) + len(value) for name, value in fields)
+    def sender(self, key: tuple[bytes, bytes]) -> str:
+        """Return what a JSON line says of a User-Agent and of what in the query tells the SDK, for a key that
+        is not in ``senders``."""
+        agent, query = key
+        part = sender_part(AccessRecord(user_agent=agent, target=b"/?" + query))
+        if len(agent) + len(query) <= LONGEST_LINE:
+            if len(self.senders) >= SENDERS:
+                self.senders.clear()
+            self.senders[key] = part
+        return part

@@ -41,6 +41,10 @@ class Record:
                 line.user_agent = value
                 break
 
+    def sent_since(self, bytes_out: int) -> None:
+        """The answer began when the connection had sent so many bytes."""
+        self._bytes_out = bytes_out
+
     def decided(self, decision: Decision) -> None:
         """What the rules made of the request."""
         line = self._line
@@ -57,6 +61,7 @@ class Record:
         client = decision.client
         if client is not None:
             client_seen(self._runtime, line, client)
+            self._runtime.symptoms.last_client = line.client_ip
             if not is_public(client.ip):
                 self._runtime.counters.client_ip_suspect += 1
 
@@ -79,6 +84,13 @@ class Record:
         line.status = line.upstream_status = answer.status
         line.origin = "upstream"
         line.t_first_byte = self._now() - self._mark
+
+    def from_cache(self, status: int, failure: str) -> None:
+        """The cache answered; ``failure``: why with something stale."""
+        line = self._line
+        line.status, line.origin = status, "cache"
+        if failure:
+            line.error = f"stale: {failure}"
 
     def own_answer(self, status: int, reason: str, detail: str) -> None:
         """The proxy answered by itself."""

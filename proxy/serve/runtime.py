@@ -8,20 +8,26 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
+from proxy.rules.limits import ClientRates, limited_network
+from proxy.serve.symptoms import Symptoms
+from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
-    from proxy.message import IPAddress
+    from proxy.message import ClientAddress, IPAddress
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
     from proxy.observe.metrics import Counters
+    from proxy.rules.address import Packed
     from proxy.rules.decide import Tables
+    from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
 
@@ -67,8 +73,22 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    cache: AssetCache | None = None
+    symptoms: Symptoms = field(init=False)
     connections: set[Connection] = field(default_factory=set)
-    clients: dict[IPAddress, int] = field(default_factory=dict)
+    clients: dict[Packed, int] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    """The port of each listener that has had a connection: it is asked for once."""
+    outbox: Outbox = field(default_factory=Outbox)
+    head_limits: HeadLimits = field(init=False)
+    rates: ClientRates | None = field(init=False)
+    """Who has sent how much lately; ``None``: rates are not limited."""
+
+    def __post_init__(self) -> None:
+        limits = self.config.limits
+        self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
+        self.symptoms = Symptoms(self)
+        self.rates = ClientRates.of(limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -82,26 +102,37 @@ class Runtime:
         """Return the moment at which a connection that is idle from now on is closed."""
         return now if self.retiring else now + self.config.timeouts.keep_alive
 
+    def throttle(self, client: ClientAddress) -> float:
+        """Take a token for one request of ``client``: 0, or the seconds until there is one."""
+        if self.rates is None:
+            return 0.0
+        network = limited_network(client, self.tables.trust)
+        return 0.0 if network is None else self.rates.wait(network, self.clock.monotonic())
+
     def admit_client(self, ip: IPAddress | None) -> bool:
         """Count one more connection of an untrusted client's network; false: it has too many."""
-        limit = self.config.limits.connections_per_client
-        if ip is None or not limit or self.tables.trust.trusts(ip):
+        network = self._counted(ip)
+        if network is None:
             return True
-        network = client_network(ip)
         count = self.clients.get(network, 0)
-        if count >= limit:
+        if count >= self.config.limits.connections_per_client:
             return False
         self.clients[network] = count + 1
         return True
 
     def forget_client(self, ip: IPAddress | None) -> None:
         """Undo a successful ``admit_client``."""
-        limit = self.config.limits.connections_per_client
-        if ip is None or not limit or self.tables.trust.trusts(ip):
+        network = self._counted(ip)
+        if network is None:
             return
-        network = client_network(ip)
         count = self.clients.get(network, 0) - 1
         if count > 0:
             self.clients[network] = count
         else:
             self.clients.pop(network, None)
+
+    def _counted(self, ip: IPAddress | None) -> Packed | None:
+        """The network by whose number of connections a client is limited, if it is."""
+        if ip is None or not self.config.limits.connections_per_client or self.tables.trust.trusts(ip):
+            return None
+        return client_network(ip).packed

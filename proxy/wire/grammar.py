@@ -31,6 +31,9 @@ field_line = rf"({token}):({field_content})"
 # character class.
 target_char = r"\x21\x22\x24-\x7e"
 request_target = rf"[{target_char}]++"
+# The same before and behind the first question mark
+path_char = r"[\x21\x22\x24-\x3e\x40-\x7e]"
+query_char = rf"[{target_char}]"
 # RFC 9112 sections 2.3 and 3
 http_version = rf"HTTP/([{DIGIT}])\.([{DIGIT}])"
 request_line = rf"({token}) ({request_target}) {http_version}"
@@ -65,6 +68,7 @@ def _compiled(pattern: str) -> re.Pattern[bytes]:
 
 TOKEN = _compiled(token)
 FIELD_LINE = _compiled(field_line)
+FIELD_CONTENT = _compiled(field_content)
 REQUEST_LINE = _compiled(request_line)
 ANY_TARGET = _compiled(any_target)
 ABSOLUTE_FORM = _compiled(absolute_form)

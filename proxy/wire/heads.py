@@ -1,7 +1,11 @@
-"""Heads in and out: h11 reads behind the gate, we write.
+"""Heads in and out: the gate reads, h11 reads again what is not plain, we write.
 
-Reading: wire/strict.py vetoes first, then a fresh h11 connection parses the same bytes, and its result
-is what goes on. Two parsers have agreed by then, and a difference between them is a refusal.
+Reading: wire/strict.py vetoes first. A head of plain shape (``_is_plain``, ``_is_plain_answer``: ASCII
+without tabs, framed by nothing or a length, no switch of protocol, nothing left out of it) has one reading,
+which is the gate's. Whatever else passes is parsed by a fresh h11 connection too, and h11's result is what
+goes on. That the two readings are the same, for plain heads and all others, and that nothing passes which
+h11 refuses, is what tests/property/test_wire_gate.py proves; to have h11 read plain heads as well would
+cost 100 µs of every exchange.
 
 Writing: h11's SERVER side rewrites framing headers, so the writers are our own. What they write is
 byte for byte what h11's writer makes of the same fields (tests/property proves it): Host first, names
@@ -17,7 +21,7 @@ from typing import TYPE_CHECKING
 import h11
 
 from proxy.errors import Violation
-from proxy.message import Field, Fields, Framing, FramingKind, RequestHead, ResponseHead, field_values
+from proxy.message import Fields, Framing, FramingKind, RequestHead, ResponseHead, field_values
 from proxy.wire import grammar, strict
 
 if TYPE_CHECKING:
@@ -33,21 +37,45 @@ def read_request(raw: bytes, limits: HeadLimits) -> RequestHead:
         Violation: the gate's, or 400 ``h11_refused``.
     """
     checked = strict.check_request(raw, limits)
-    event = h11_request(checked.raw)
-    traits = checked.traits
-    minor = checked.line.minor
-    fields = _with_decimal_length(tuple(event.headers.raw_items()), traits.framing)
+    (method, target, minor), fields, traits = checked.line, checked.fields, checked.traits
+    if not (checked.raw == raw and _is_plain(checked)):
+        event = h11_request(checked.raw)
+        method, target, fields = event.method, event.target, tuple(event.headers.raw_items())
     return RequestHead(
-        method=event.method,
-        target=strict.origin_form(event.method, event.target),
+        method=method,
+        target=strict.origin_form(method, target),
         minor=minor,
-        fields=fields,
+        fields=_with_decimal_length(fields, traits.framing),
         host=traits.host,
         framing=traits.framing,
         expect_continue=traits.expect_continue,
         close=traits.close,
-        websocket=traits.upgrade and _is_websocket(event.method, minor, fields, traits.framing),
+        websocket=traits.upgrade and _is_websocket(method, minor, fields, traits.framing),
     )
+
+
+def _is_plain(checked: strict.CheckedRequest) -> bool:
+    traits = checked.traits
+    return (
+        checked.line.target[:1] == b"/"
+        and traits.framing.kind is not FramingKind.CHUNKED
+        and not traits.upgrade
+        and not traits.expect_continue
+        and _is_plain_text(checked.raw)
+    )
+
+
+def _is_plain_answer(checked: strict.CheckedResponse) -> bool:
+    return (
+        checked.line.status >= 200
+        and checked.framing.kind in (FramingKind.LENGTH, FramingKind.NONE)
+        and _is_plain_text(checked.raw)
+    )
+
+
+def _is_plain_text(raw: bytes) -> bool:
+    """Of what the gate has passed: no obs-text (RFC 9110 section 5.5), and only one kind of blank."""
+    return raw.isascii() and b"\t" not in raw
 
 
 def read_response(raw: bytes, method: bytes, limits: HeadLimits) -> ResponseHead:
@@ -57,12 +85,15 @@ def read_response(raw: bytes, method: bytes, limits: HeadLimits) -> ResponseHead
         Violation: always 502; the gate's, or ``h11_refused``.
     """
     checked = strict.check_response(raw, method, limits)
-    event = h11_response(checked.raw, method)
+    (minor, status, reason), fields = checked.line, checked.fields
+    if not (checked.raw == raw and _is_plain_answer(checked)):
+        event = h11_response(checked.raw, method)
+        status, reason, fields = event.status_code, event.reason, tuple(event.headers.raw_items())
     return ResponseHead(
-        status=event.status_code,
-        reason=event.reason,
-        minor=checked.line.minor,
-        fields=_with_decimal_length(tuple(event.headers.raw_items()), checked.framing),
+        status=status,
+        reason=reason,
+        minor=minor,
+        fields=_with_decimal_length(fields, checked.framing),
         framing=checked.framing,
         close=checked.close,
     )
@@ -133,11 +164,16 @@ def render_response(status: int, reason: bytes, fields: Fields) -> bytes:
 
 def render_fields(fields: Fields) -> bytes:
     """Write header lines, each with its CRLF: Host first, the others in their order."""
-    return b"".join([b"%b: %b\r\n" % field for field in sorted(fields, key=_is_not_host)])
+    block = b"".join([b"%b: %b\r\n" % field for field in fields])
+    if b"\r\nhost:" in block.lower():  # one that is not the first line
+        lines = block.splitlines(keepends=True)
+        lines.sort(key=_is_not_host)
+        return b"".join(lines)
+    return block
 
 
-def _is_not_host(field: Field) -> bool:
-    return field[0].lower() != b"host"
+def _is_not_host(line: bytes) -> bool:
+    return line[:5].lower() != b"host:"
 
 
 # --- WebSocket (RFC 6455) ----------------------------------------------------------------------

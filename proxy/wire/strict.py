@@ -16,11 +16,12 @@ While a head is still arriving, ``over_limit`` says early what ``check_request``
 a violation of a beginning is the violation of the whole, however the bytes were cut.
 
 Time is linear in the head: all repetitions are possessive. Memory: copies of the head, so a small
-multiple of ``HeadLimits.head_bytes``.
+multiple of ``HeadLimits.head_bytes``; and the process's last 4096 good lines of up to 256 bytes.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import NamedTuple, TypeAlias
@@ -90,7 +91,7 @@ class CheckedRequest(NamedTuple):
 
 
 class CheckedResponse(NamedTuple):
-    """A whole response head that passed. ``raw`` is what h11 is to read."""
+    """A whole response head that passed. ``raw`` is as in ``CheckedRequest``."""
 
     line: StatusLine
     fields: Fields
@@ -267,6 +268,9 @@ def judge_field_line(line: bytes) -> Field | None:
             400, "tab_beside_value", "a tab in a header line that frames or addresses the message"
         )
     return name, value.strip(b" \t")
+
+
+_judged = functools.lru_cache(4096)(judge_field_line)  # senders repeat their lines
 
 
 def _line_end_fault(line: bytes) -> Violation | None:
@@ -462,11 +466,7 @@ def check_request(raw: bytes, limits: HeadLimits) -> CheckedRequest:
 
 
 def check_response(raw: bytes, method: bytes, limits: HeadLimits) -> CheckedResponse:
-    """Judge one response head, interim ones too; ``method`` is the request's.
-
-    Raises:
-        Violation: always 502.
-    """
+    """Judge one response head, interim ones too, that answers a ``method`` request; raises only 502s."""
     try:
         if too_large := response_over_limit(raw, limits) or _too_many(raw, 0, len(raw), limits, 502):
             raise too_large
@@ -488,8 +488,11 @@ def _split(raw: bytes) -> list[bytes]:
 
 def _judge_fields(lines: list[bytes]) -> tuple[Fields, list[bytes]]:
     """Return the judged fields, and the raw lines that they stand in."""
-    judged = [(field, line) for line in lines if (field := judge_field_line(line)) is not None]
-    return tuple(field for field, _ in judged), [line for _, line in judged]
+    judged = [_judged(line) if len(line) <= 256 else judge_field_line(line) for line in lines]
+    fields = tuple(field for field in judged if field is not None)
+    if len(fields) == len(lines):
+        return fields, lines
+    return fields, [line for line, field in zip(lines, judged, strict=True) if field is not None]
 
 
 def _joined(first: bytes, lines: list[bytes]) -> bytes:

@@ -10,11 +10,12 @@ import pytest_asyncio
 
 from proxy.standin.server import Standin
 from tests.e2e.chromium import Tab, opened
-from tests.e2e.conftest import POSTHOG_JS, Deployment
+from tests.e2e.conftest import POSTHOG_JS, Deployment, configured_proxy
 from tests.support.servers import RunningProxy, posthog_proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from playwright.async_api import Browser, Response
 
@@ -104,6 +105,24 @@ async def test_a_visit(proxy: RunningProxy, posthog: Standin, browser: Browser, 
         assert request.header("origin") == site
 
 
+async def test_the_next_visitor_gets_the_scripts_from_the_cache(
+    proxy: RunningProxy, posthog: Standin, browser: Browser, site: str
+) -> None:
+    for visit in (1, 2):
+        async with opened(browser, f"{site}/shop.html") as tab:  # with a cache of its own
+            await tab.start_posthog(proxy.url, TOKEN)
+            await posthog.wait_for_events(visit, name="$pageview")
+            assert tab.troubles == []
+    assets = [line for line in proxy.access_log(1) if line["route"].startswith(("/static", "/array"))]
+    origins: dict[str, list[str]] = {}
+    for line in assets:
+        origins.setdefault(line["path"], []).append(line["origin"])
+    assert origins["/static/array.js"] == ["upstream", "cache"]
+    assert origins["/array/phc_***/config.js"] == ["upstream", "cache"]
+    asked = [request.target.partition("?")[0] for request in posthog.requests]
+    assert asked.count("/static/array.js") == asked.count(f"/array/{TOKEN}/config.js") == 1
+
+
 async def test_what_is_left_goes_out_as_a_beacon_when_the_page_closes(
     proxy: RunningProxy, posthog: Standin, browser: Browser, site: str
 ) -> None:
@@ -168,3 +187,31 @@ async def test_an_event_over_the_limit_is_dropped_and_the_next_goes_on(
         await posthog.wait_for_events(1, name="small")
         assert named(posthog, "too large") == []
         assert tab.troubles == []
+
+
+async def test_a_visit_under_another_name(
+    posthog: Standin, browser: Browser, site: str, tmp_path: Path
+) -> None:
+    """What an ad blocker sees are names of the site's own; what PostHog sees are PostHog's."""
+    aliases = '[aliases]\nprefix = "/ingest-x9"\npaths = ["/lib.js=/static/array.js"]\n'
+    with configured_proxy(posthog.url, tmp_path, aliases) as proxy:
+        async with opened(browser, f"{site}/shop.html") as tab:
+            await tab.start_posthog(f"{proxy.url}/ingest-x9", TOKEN)
+            await click_while_recording(tab)
+            await tab.page.evaluate("posthog.capture('bought', {price: 9.5})")
+            for name in ("$pageview", "$autocapture", "bought", "$snapshot"):
+                await posthog.wait_for_events(1, name=name)
+            assert await tab.page.evaluate("posthog.getFeatureFlag('demo-variant')") == "blue"
+            asked = {urlsplit(url).path: status for url, status in tab.statuses if url.startswith(proxy.url)}
+            library = await tab.page.evaluate(
+                "url => fetch(url).then(answer => answer.arrayBuffer()).then(bytes => bytes.byteLength)",
+                f"{proxy.url}/lib.js",
+            )
+            assert tab.troubles == []
+        assert set(asked.values()) == {200}
+        assert all(path.startswith("/ingest-x9/") for path in asked), asked
+        assert {"/ingest-x9/flags/", "/ingest-x9/static/array.js"} <= set(asked)
+        assert library == (POSTHOG_JS / "array.js").stat().st_size
+    targets = {request.target.partition("?")[0] for request in posthog.requests}
+    assert targets >= {"/static/array.js", f"/array/{TOKEN}/config.js", "/flags/", "/i/v0/e/", "/s/"}
+    assert not any("ingest-x9" in request.target for request in posthog.requests)

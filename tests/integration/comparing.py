@@ -110,7 +110,9 @@ def side_by_side(
         RawUpstream() as behind_them,
         RawUpstream() as behind_us,
         start(template, folder, upstream=f"127.0.0.1:{behind_them.port}") as they,
-        servers.posthog_proxy(behind_us.url, "--set", "forwarding.chain=append") as we,
+        servers.posthog_proxy(
+            behind_us.url, "--set", "forwarding.chain=append", "--set", "cache.enabled=false"
+        ) as we,
     ):
         yield lambda case: (
             observe(case, they.address, behind_them),

@@ -66,7 +66,8 @@ def bytes_in(play: Scripted) -> int:
 
 async def through(cut: bool, fast: bool) -> dict[str, Passed]:
     """Send everything through one proxy that trusts its peer."""
-    async with Scripted([OK], trust={"proxies": ["127.0.0.1"]}, fast_path=fast) as play:
+    config = {"trust": {"proxies": ["127.0.0.1"]}, "cache": {"enabled": False}, "fast_path": fast}
+    async with Scripted([OK], **config) as play:
         found = {
             name: await passed(play, head_and_body(raw) if cut else [raw]) for name, raw in REQUESTS.items()
         }

@@ -16,9 +16,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.config.schema import TrustConfig
+from proxy.config.schema import FrontConfig, TrustConfig
 from proxy.message import AddressSource, Peer
-from proxy.rules.address import TRAIL_HOPS, TRAIL_TEXT, TrustTable, client_address, parse_address
+from proxy.rules.address import (
+    TRAIL_HOPS,
+    TRAIL_TEXT,
+    TrustTable,
+    client_address,
+    is_public_packed,
+    packed_address,
+    packed_text,
+    parse_address,
+    unpacked,
+    walk_listed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +49,9 @@ def model_address(token: bytes) -> IPAddress | None:
     text = token.strip(b" \t").decode("latin-1")
     host, port = text, "0"
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        host, port = (host, rest[1:] if rest else "0") if ":" in host and rest[:1] in ("", ":") else ("", "")
+        host, end, rest = text[1:].partition("]")
+        well = end and ":" in host and rest[:1] in ("", ":")
+        host, port = (host, rest[1:] if rest else "0") if well else ("", "")
     elif text.count(":") == 1:
         host, port = text.split(":")
     try:
@@ -71,6 +83,16 @@ def model_client(peer: IPAddress, lines: list[bytes], nets: list[Any] | None, ho
 
 # --- material ------------------------------------------------------------------------------------
 
+octets = st.integers(0, 260).map(str) | st.sampled_from(["00", "01", "1_0", "+1", "", " 1", "1e1"])
+groups = st.builds(
+    lambda words, tail: ":".join(words) + tail,
+    st.lists(
+        st.integers(0, 0xFFFFF).map(lambda n: f"{n:x}") | st.sampled_from(["", "", "0", "0000", "g"]),
+        min_size=1,
+        max_size=9,
+    ),
+    st.sampled_from(["", "", "::", ":1.2.3.4", ":1.2.3.04", ":1.2.3", "::255.255.255.255", ":"]),
+)
 v4s = st.one_of(
     st.ip_addresses(v=4),
     st.integers(0, 2**24 - 1).map(lambda n: IPv4Address(0x0A000000 + n)),
@@ -150,6 +172,39 @@ def test_canonical_text_is_a_fixed_point(ip: IPAddress) -> None:
     assert str(parse_address(f"[{ip}]:1".encode()) or once) == str(once)
 
 
+@examples
+@given(groups | st.builds(".".join, st.lists(octets, min_size=3, max_size=5)))
+def test_what_nearly_is_an_address_is_read_as_ipaddress_reads_it(text: str) -> None:
+    for token in (text, f"[{text}]", f"[{text}]:80", f"{text}:80"):
+        assert parse_address(token.encode()) == model_address(token.encode())
+
+
+NEAR_SPECIAL = [
+    ip_network(text, strict=False)
+    for text in (
+        "192.0.0.0/16", "192.168.0.0/12", "100.64.0.0/9", "172.0.0.0/8", "198.18.0.0/14", "198.51.100.0/22",
+        "203.0.113.0/23", "169.254.0.0/15", "0.0.0.0/7", "127.0.0.0/8", "224.0.0.0/3", "255.255.255.0/24",
+        "2001::/22", "2001:db8::/31", "2002::/16", "3fff::/16", "2620:4f:8000::/40", "::/64", "64:ff9b::/32",
+        "100::/63", "fc00::/6", "fe80::/8", "ff00::/8",
+    )
+]  # fmt: skip
+near_special = st.sampled_from(NEAR_SPECIAL).flatmap(
+    lambda network: st.integers(0, network.num_addresses - 1).map(
+        lambda n: network.network_address + n if n else network.broadcast_address
+    )
+)
+
+
+@settings(deadline=None, max_examples=2000)
+@given(addresses | near_special | st.integers(0, 2**32 - 1).map(IPv6Address))
+def test_packed_is_another_form_of_the_same(ip: IPAddress) -> None:
+    canonical = (isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip
+    assert packed_address(str(ip).encode()) == canonical.packed
+    assert unpacked(canonical.packed) == canonical
+    assert packed_text(canonical.packed) == str(canonical)
+    assert is_public_packed(canonical.packed) is canonical.is_global
+
+
 # --- the walk ------------------------------------------------------------------------------------
 
 
@@ -165,6 +220,20 @@ def test_the_client_is_the_models(peer: IPAddress, values: list[bytes]) -> None:
     assert client_address(Peer(NEAR), fields_of(values), table(all=True)).ip == model_client(
         NEAR, values, None
     )
+
+
+@examples
+@given(lines, st.sampled_from(range(len(TABLES))))
+def test_the_walk_without_its_reasons_is_the_same(values: list[bytes], number: int) -> None:
+    found = client_address(Peer(NEAR), fields_of(values), TABLES[number])
+    if not found.peer_trusted or not values:
+        return
+    walked = [unpacked(packed) for packed in walk_listed(values, TABLES[number])]
+    if walked:
+        assert found.source is AddressSource.X_FORWARDED_FOR
+        assert (found.ip, found.trusted_chain) == (walked[-1], tuple(walked[-2::-1]))
+    else:
+        assert (found.ip, found.source) == (NEAR, AddressSource.PEER)
 
 
 @examples
@@ -271,13 +340,13 @@ def test_collapsing_again_behind_another_trusted_proxy_changes_nothing(
 
 
 def calls(action: Callable[[], object]) -> tuple[int, int]:
-    """Count calls of Python and C functions, and of parse_address among them."""
+    """Count calls of Python and C functions, and of packed_address among them."""
     counts = [0, 0]
 
     def count(frame: Any, event: str, argument: object) -> None:
         if event in ("call", "c_call"):
             counts[0] += 1
-            counts[1] += event == "call" and frame.f_code is parse_address.__code__
+            counts[1] += event == "call" and frame.f_code is packed_address.__code__
 
     sys.setprofile(count)
     try:
@@ -324,3 +393,35 @@ def test_a_look_up_does_not_grow_with_the_number_of_networks() -> None:
     assert calls(lambda: few.trusts(ip_address("203.0.113.7"))) == calls(
         lambda: many.trusts(ip_address("203.0.113.7"))
     )
+
+
+CDN = FrontConfig((ip_network("10.1.0.0/16"),), client_header="X-Named")
+GOOGLE = FrontConfig((ip_network("10.2.0.0/16"),), own_address=True)
+FRONTED = TrustTable.of(TrustConfig(proxies=tuple(NETS)), (CDN, GOOGLE))
+
+
+def outside_cdn(ip: IPAddress) -> bool:
+    return ((isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip) not in CDN.networks[0]
+
+
+@examples
+@given(addresses.filter(outside_cdn), lines, st.lists(tokens, max_size=2))
+def test_a_client_header_matters_from_its_own_networks_only(
+    peer: IPAddress, values: list[bytes], named: list[bytes]
+) -> None:
+    chain = fields_of(values)
+    found = client_address(Peer(peer), chain + fields_of(named, b"x-named"), FRONTED)
+    assert found == client_address(Peer(peer), chain, FRONTED)
+    inside = client_address(Peer(ip_address("10.1.0.9")), chain + fields_of(named, b"x-named"), FRONTED)
+    said = model_address(named[0]) if len(named) == 1 else None
+    assert inside.ip == (said or model_client(ip_address("10.1.0.9"), values, NETS))
+
+
+@examples
+@given(lines, tokens.filter(lambda token: token.strip(b" \t") != b""))
+def test_the_last_element_of_who_appends_its_own_address_does_not_matter(
+    values: list[bytes], own: bytes
+) -> None:
+    chain = fields_of([*values[:-1], b",".join([*values[-1:], own])])
+    found = client_address(Peer(ip_address("10.2.0.9")), chain, FRONTED)
+    assert found.ip == model_client(ip_address("10.2.0.9"), values, NETS)

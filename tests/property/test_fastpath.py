@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.config.schema import TcpAddress
 from proxy.serve.connection import State
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.odd_heads import request_heads
 from tests.support.scripted import Scripted, without_ports
 
@@ -37,10 +37,25 @@ fast_paths = st.sampled_from(
         b"/e/?lib=web&ver=2",
         b"/e/?over=1",
         b"/e/?ver=3&data=0123456789012345678901234567890123456789&ver=4",
+        b"/k7/e/?_=1&ver=2",
+        b"/k7/s",
+        b"/x1?ip=0",
+        b"/lib.js?v=1",
     ]
 )
 other_paths = st.sampled_from(
-    [b"/app", b"/api/projects/@current", b"/metrics", b"/%65/", b"//e/", b"/s/../e", b"/static/ver=1&ver=2"]
+    [
+        b"/app",
+        b"/api/projects/@current",
+        b"/metrics",
+        b"/%65/",
+        b"//e/",
+        b"/s/../e",
+        b"/static/ver=1&ver=2",
+        b"/k7/login",
+        b"/k7/%65/",
+        b"/k7",
+    ]
 )
 hosts = st.sampled_from(
     [b"ph.example", b"PH.example:8443", b"app.example", b"00000000-0000-0000-0000-000000000000"]
@@ -73,6 +88,7 @@ plain_lines = st.sampled_from(
         b"TE: trailers",
         b"X-A: 1",
         b"X-Real-IP: 1.1.1.1",
+        b"x-visitor: 2.2.2.2",
         b"X-Forwarded-Proto: https",
         b"x-forwarded-proto: HTTPS",
         b"X-Forwarded-Host: Shop.example",
@@ -103,7 +119,8 @@ odd_lines = st.sampled_from(
 )
 methods = st.sampled_from([b"POST", b"POST", b"GET", b"OPTIONS"])
 bodies = st.sampled_from([b"", b"x", b'{"event":"$pageview"}', b"y" * 1100, b"y" * 3900])
-large_bodies = st.sampled_from([b"z" * 4100, b"z" * 65_500, b"z" * 65_536, b"z" * 70_000])
+larger_bodies = st.sampled_from([b"z" * 4100, b"z" * 9000, b"z" * 20_000])
+large_bodies = st.sampled_from([b"z" * 4100, b"z" * 65_500, b"z" * 65_536, b"z" * 65_540])
 length_names = st.sampled_from([b"Content-Length: %d", b"content-length: %d"])
 odd_length_names = st.sampled_from([b"Content-Length:%d", b"Content-Length: 0%d", b"Content-length: %d"])
 
@@ -115,7 +132,7 @@ def request(method: bytes, path: bytes, version: bytes, lines: list[bytes], body
 @st.composite
 def ordinary_requests(draw: st.DrawFn) -> bytes:
     """What the fast path is for."""
-    method, body = draw(methods), draw(bodies)
+    method, body = draw(methods), draw(larger_bodies if draw(st.integers(0, 4)) == 0 else bodies)
     lines = [draw(st.sampled_from([b"Host: %b", b"host:%b"])) % draw(hosts), *draw(connection_lines)]
     lines += draw(st.lists(chain_lines | plain_lines, max_size=4))
     if body or draw(st.booleans()):
@@ -202,11 +219,13 @@ fast_answers = st.sampled_from(
         b"HTTP/1.1 413 Too Large\r\nDate: D\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
         SURPLUS,
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4100\r\n\r\n" + b"a" * 4100,
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nConnection: close\r\nContent-Length: 70000\r\n\r\n" + b"b" * 70_000,
     ]
 )
 other_answers = st.sampled_from(
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nDate: D\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         SICK,
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok",
@@ -215,6 +234,8 @@ other_answers = st.sampled_from(
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70_000,
         b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Type: Text/HTML; a=b\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 301 Moved\r\nDate: D\r\nLocation: https://ph.example/e/\r\nContent-Length: 0\r\n\r\n",
     ]
 )
 
@@ -249,9 +270,14 @@ configurations = st.fixed_dictionaries(
                 {"all": True},
                 {"hops": 2},
                 {"proxies": ["127.0.0.1"], "forwarded": True},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Real-IP"},
+                {"proxies": ["127.0.0.1"], "client_header": "X-Visitor"},
             ]
         ),
-        "forwarding": st.sampled_from([{}, {"chain": "append"}, {"anonymise": True}, {"via": True}]),
+        "forwarding": st.sampled_from(
+            [{}, {"chain": "append"}, {"anonymise": True}, {"via": True}, {"drop_ingest_cookies": True}]
+        ),
+        "aliases": st.sampled_from([{}, {"prefix": "/k7", "paths": ["/x1=/e/", "/lib.js=/static/array.js"]}]),
         "access": st.sampled_from([{}, {}, {}, {"allowed_hosts": [".example"]}]),
         "limits": st.sampled_from(
             [
@@ -260,10 +286,27 @@ configurations = st.fixed_dictionaries(
                 {"body_ingest": 2048, "body_flags": 2048},
                 {"head_lines": 16},
                 {"requests_per_connection": 2},
+                {"rate_per_client": 0.01, "rate_burst": 1},
+                {"rate_per_client": 0.01, "rate_burst": 2},
+                {"splice_bytes": 0, "write_buffer": 4096},
+                SMALL | {"splice_bytes": 1},
+                SMALL | {"splice_bytes": 30_000},
             ]
         ),
         "host": st.sampled_from(["keep", "upstream"]),
     }
+)
+
+fronts = st.sampled_from(
+    [
+        {"networks": ["127.0.0.1"], "client_header": "X-Real-IP"},
+        {"networks": ["127.0.0.1"], "own_address": True},
+    ]
+)
+configurations |= st.builds(
+    lambda config, front: {**config, "trust": {"proxies": ["10.0.0.0/8"]}, "fronts": [front]},
+    configurations,
+    fronts,
 )
 
 # --- both paths ----------------------------------------------------------------------------------
@@ -318,11 +361,13 @@ def at_rest(play: Scripted, sent: int) -> bool:
     """The proxy has read all and waits for the client (or has closed)."""
     return all(
         connection.bytes_in == sent
+        and not connection.holding
         and (
             connection.state in (State.HEAD, State.LINGER, State.CLOSING, State.CLOSED)
             or (connection.state is State.IDLE and not connection.received)
             or (connection.state is State.FAST and connection.fast_stage is Stage.HELD)
             or connection.awaited
+            or (play.proxy._runtime.splicer.busy and not connection._reading)  # spliced from the client
         )
         for connection in play.proxy.connections
     )
@@ -331,6 +376,10 @@ def at_rest(play: Scripted, sent: int) -> bool:
 EVENT = (
     b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nX-Forwarded-For: 203.0.113.7\r\nContent-Length: 5\r\n\r\nhello"
 )
+ALIASED = EVENT.replace(b"/e/", b"/k7/e/?_=1").replace(b"\r\n\r\n", b"\r\nCookie: a=b\r\n\r\n")
+UPLOAD = b"POST /s/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 70000\r\n\r\n" + b"u" * 70_000
+SPLICED = {"host": "keep", "limits": SMALL | {"splice_bytes": 1}}
+LARGE = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 70000\r\n\r\n" + b"d" * 70_000
 READ = b"GET /array/phc_abc/config.js HTTP/1.1\r\nHost: ph.example\r\n\r\n"
 TURNS = [len(EVENT), 2 * len(EVENT)]
 
@@ -343,6 +392,20 @@ TURNS = [len(EVENT), 2 * len(EVENT)]
 @example((EVENT * 3, TURNS), [USUAL, SURPLUS], {"host": "keep"})
 @example((EVENT * 3, TURNS), [USUAL, CLOSING], {"host": "keep"})
 @example((READ * 2, [len(READ)]), [USUAL, SICK], {"host": "keep"})
+@example((EVENT * 3, TURNS), [USUAL], {"host": "keep", "limits": {"rate_per_client": 0.01, "rate_burst": 2}})
+@example(
+    (EVENT * 3, [*TURNS, 2 * len(EVENT) + 9]), [USUAL], {"host": "keep", "limits": {"rate_per_client": 0.01}}
+)
+@example(
+    (ALIASED * 2, [len(ALIASED)]),
+    [USUAL],
+    {"host": "keep", "aliases": {"prefix": "/k7"}, "forwarding": {"drop_ingest_cookies": True}},
+)
+@example((UPLOAD * 2, [5000, 50_000]), [USUAL], SPLICED)
+@example((UPLOAD * 2, [5000, 75_000]), [SICK, LARGE], SPLICED)
+@example((UPLOAD, [5000, 50_000]), [(LARGE[:5000], LARGE[5000:9000], b"")], SPLICED)
+@example((READ * 2, [len(READ)]), [(LARGE[:5000], LARGE[5000:60_000], LARGE[60_000:])], SPLICED)
+@example((READ * 2, [len(READ)]), [(LARGE[:100], LARGE[100:200], LARGE[200:] + b"!")], {"host": "keep"})
 def test_both_paths_are_one(
     conversation: tuple[bytes, list[int]], script: list[Any], config: dict[str, Any]
 ) -> None:

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.config.presets import BUILT_IN
-from proxy.config.schema import Config, RouteConfig
-from proxy.message import EndpointClass, Route
-from proxy.rules.routing import Mismatch, RoutingTable
+from proxy.config.schema import Alias, AliasesConfig, Config, RouteConfig
+from proxy.message import SDK_CLASSES, EndpointClass, Route
+from proxy.rules.routing import Mismatch, RoutingTable, outgoing_target
 
 TABLES = [
     RoutingTable.of(Config()),
@@ -140,3 +140,39 @@ def test_the_query_never_matters(target: bytes, query: bytes) -> None:
         path = target.partition(b"?")[0]
         if path != b"*":
             assert table.route(path + b"?" + query) == table.route(path)
+
+
+NAMED = RoutingTable.of(
+    Config(
+        aliases=AliasesConfig(
+            prefix="/phc_x", paths=(Alias("/a", "/e/"), Alias("/api/e", "/static/array.js"))
+        ),
+        routes=(RouteConfig("/livestream/*", upstream="live", strip="/livestream"),),
+    )
+)
+PLAIN = TABLES[0]
+
+
+@cases
+@given(targets, st.sampled_from([b"", b"/phc_x", b"/phc_x/", b"/a", b"/api/e"]))
+@example(b"/login", b"/phc_x")
+@example(b"/%2e%2e/login", b"/phc_x")
+@example(b"/../metrics", b"/phc_x")
+@example(b"/livestream/x", b"/phc_x")
+def test_an_alias_is_no_way_round_a_class(target: bytes, before: bytes) -> None:
+    asked = before + target
+    route = NAMED.route(asked)
+    if isinstance(route, Mismatch) or asked == b"*":
+        return
+    sent = outgoing_target(route, asked)
+    assert sent.partition(b"?")[2] == asked.partition(b"?")[2]
+    path = sent.partition(b"?")[0]
+    assert path.startswith(b"/")
+    if route.upstream == "live":
+        path = b"/livestream" + path
+    # What the upstream hears has that class itself, however it reads it.
+    for reading in readings(path):
+        assert known_class(reading) is route.cls
+        assert resolved(reading) == reading
+    if sent != asked:
+        assert route.cls is EndpointClass.PUBLIC or route.cls in SDK_CLASSES

@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 
 from proxy.errors import Violation
 from proxy.message import Fields, Framing, FramingKind, RequestHead
-from proxy.wire.heads import read_request, read_response, render_request, render_response
-from proxy.wire.strict import HeadLimits, check_request, check_response, find_head_end, over_limit
+from proxy.wire.heads import (
+    h11_request,
+    h11_response,
+    read_request,
+    read_response,
+    render_request,
+    render_response,
+)
+from proxy.wire.strict import (
+    HeadLimits,
+    check_request,
+    check_response,
+    find_head_end,
+    origin_form,
+    over_limit,
+)
 from tests.support.odd_heads import answer_heads, request_heads
 
 LIMITS = HeadLimits(head_bytes=1024, lines=16, target_bytes=256)
@@ -97,6 +111,38 @@ def test_what_the_gate_passes_of_an_answer_h11_reads_alike(raw: bytes, method: b
     assert tuple(event.headers.raw_items()) == as_h11_says(checked.fields)
     if isinstance(event, h11.Response):
         assert_h11_ends_with(connection, checked.framing)
+
+
+@quick
+@given(request_heads)
+def test_a_request_is_read_as_h11_reads_it(raw: bytes) -> None:
+    """Plain heads are not shown to h11 at run time."""
+    head = read_or_none(raw)
+    if head is None:
+        return
+    event = h11_request(check_request(raw, LIMITS).raw)
+    assert (head.method, head.target) == (event.method, origin_form(event.method, event.target))
+    assert as_h11_says(head.fields) == in_decimal(tuple(event.headers.raw_items()))
+
+
+@quick
+@given(answer_heads, st.sampled_from([b"GET", b"HEAD", b"POST"]))
+def test_an_answer_is_read_as_h11_reads_it(raw: bytes, method: bytes) -> None:
+    try:
+        head = read_response(raw, method, LIMITS)
+    except Violation as violation:
+        assert_refusal(violation, {502})
+        return
+    event = h11_response(check_response(raw, method, LIMITS).raw, method)
+    assert (head.status, head.reason) == (event.status_code, event.reason)
+    assert in_decimal(as_h11_says(head.fields)) == in_decimal(tuple(event.headers.raw_items()))
+
+
+def in_decimal(fields: Fields) -> Fields:
+    """Without the leading zeros of a length that h11 keeps and we do not."""
+    return tuple(
+        (name, b"%d" % int(value) if name.lower() == b"content-length" else value) for name, value in fields
+    )
 
 
 @quick

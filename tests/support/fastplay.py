@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.play import Actor, Play
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ SICK = b"HTTP/1.1 503 Service Unavailable\r\nDate: D\r\nContent-Length: 4\r\n\r\
 
 
 class FastPlay(Play):
-    """It fails at its end when something is still in flight, or leased, or waited for."""
+    """It fails at its end when something is still in flight, or leased, or waited for. Without the asset
+    cache: a read is asked for like an event."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**{"cache": {"enabled": False}, **config})
 
     async def __aexit__(self, *error: object) -> None:
         try:

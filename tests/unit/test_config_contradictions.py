@@ -230,3 +230,41 @@ def test_an_endless_redirect_is_foreseen() -> None:
     assert warning.startswith("posthog.secure_ssl_redirect = true while no proxy is trusted")
     for cure in ("trust.proxies", "--trusted-proxies", "TRUSTED_PROXIES", "DISABLE_SECURE_SSL_REDIRECT=true"):
         assert cure in warning
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        (
+            {"aliases": {"prefix": "/static/x"}},
+            'file: aliases.prefix = "/static/x": hides PostHog\'s own /static;',
+        ),
+        ({"aliases": {"prefix": "/e"}}, "hides PostHog's own /e"),
+        ({"aliases": {"prefix": "/api"}}, "hides PostHog's own /api"),
+        ({"aliases": {"paths": "/e/=/s/"}}, 'aliases.paths = "/e/=/s/": has a name that is PostHog\'s own'),
+        ({"aliases": {"paths": ["/a=/e", "/a/=/s"]}}, '"/a/=/s": has a name that another one has'),
+        ({"aliases": {"prefix": "/x", "paths": "/x/y=/e"}}, "has a name below aliases.prefix"),
+        ({"aliases": {"prefix": "/x", "paths": "/x=/e"}}, "has a name below aliases.prefix"),
+        (
+            {"routes": [{"path": "/live/*", "strip": "/li"}]},
+            'file: routes[0].strip = "/li": must be the beginning of routes[0].path, before a /',
+        ),
+        ({"routes": [{"path": "/live", "strip": "/live"}]}, "must be the beginning of routes[0].path"),
+        ({"routes": [{"path": "/live*", "strip": "/live"}]}, "must be the beginning of routes[0].path"),
+    ],
+)
+def test_names_and_prefixes_that_cannot_be_meant(mapping: dict[str, Any], said: str) -> None:
+    (found,) = problems(**mapping)
+    assert said in found
+
+
+def test_names_and_prefixes_that_can() -> None:
+    aliases = {"prefix": "/xy", "paths": ["/x=/e", "/static/lib.js=/static/array.js"]}
+    assert problems(aliases=aliases, routes=[{"path": "/live/*", "strip": "/live"}]) == []
+
+
+def test_trust_in_everybody_says_what_it_gives_up() -> None:
+    (warning,) = config_from({"upstream": "http://web:1", "trust": {"all": True}}).warnings
+    assert warning.startswith(
+        "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address"
+    )

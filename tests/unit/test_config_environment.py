@@ -79,7 +79,7 @@ def test_an_empty_variable_is_not_set() -> None:
         ("POSTHOG_PROXY_COLOUR", None),
         ("POSTHOG_PROXY_", None),
         ("POSTHOG_PROXY_ROUTES__PATH", None),
-        ("POSTHOG_PROXY_PORT", None),
+        ("POSTHOG_PROXY_XYZ", None),
     ],
 )
 def test_an_unknown_variable_is_an_error_with_the_nearest_known_one(name: str, meant: str | None) -> None:

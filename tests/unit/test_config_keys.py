@@ -8,6 +8,7 @@ import pytest
 from proxy.config import keys
 from proxy.config.schema import (
     Config,
+    FrontConfig,
     ListenerConfig,
     LogFormat,
     RouteConfig,
@@ -37,7 +38,7 @@ def test_a_key_knows_its_type_and_whether_it_is_a_list() -> None:
 
 
 def test_every_field_of_the_schema_is_a_key_or_a_table() -> None:
-    arrays = {"routes": RouteConfig, "listeners": ListenerConfig}
+    arrays = {"routes": RouteConfig, "fronts": FrontConfig, "listeners": ListenerConfig}
     assert keys.arrays() == arrays
     tables = {"upstreams": UpstreamConfig, **arrays, **keys.sections()}
     # A list of tables is a key and a table.
@@ -50,6 +51,7 @@ def test_required_keys_have_no_default() -> None:
     assert [path for path, key in keys.all_keys().items() if key.required] == [
         "upstreams.NAME.url",
         "routes[].path",
+        "fronts[].networks",
         "listeners[].address",
     ]
 

@@ -61,3 +61,16 @@ def test_one_that_is_not_readable_leaves_the_others_their_numbers() -> None:
     first, second = map(str, caught.value.problems)
     assert "listeners[0].address" in first
     assert "listeners[1].upstream" in second
+
+
+def test_a_listener_that_names_no_peers_has_those_of_the_fronts() -> None:
+    plain, own = listeners(
+        listen="127.0.0.1:1",
+        listeners=[{"address": "127.0.0.1:2", "proxy_protocol": "192.0.2.1"}],
+        fronts=[
+            {"networks": "198.51.100.0/24", "proxy_protocol": True},
+            {"networks": "203.0.113.0/24", "client_header": "X-C"},
+        ],
+    )
+    assert plain.proxy_protocol == (ip_network("198.51.100.0/24"),)
+    assert own.proxy_protocol == (ip_network("192.0.2.1"),)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import subprocess
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
@@ -266,3 +267,30 @@ def test_authorities_that_can_be_read(tmp_path: Path) -> None:
     path = str(self_signed(tmp_path, "web").certificate)
     config = config_from({"upstreams": {"default": {"url": "https://web", "ca_file": path}}}).config
     assert config.upstreams["default"].ca_file == path
+
+
+# --- preset and behind (what they stand for: test_config_expansion.py) -----------------------------
+
+
+def test_a_preset_is_weaker_than_all_else() -> None:
+    loaded = load_config(flags={"preset": "posthog-cloud-us", "upstreams.assets.idle_timeout": "5s"})
+    assert loaded.config.upstreams["assets"].idle_timeout == 5
+    assert [route.path for route in loaded.config.routes] == ["/static/*", "/array/*"]
+
+
+def test_networks_are_those_of_the_file_and_their_age_is_judged_by_the_day(written: Path) -> None:
+    written.write_text('[cloudflare]\nnetworks = ["192.0.2.0/24"]\ndate = 2026-01-01\n')
+    flags = {**UPSTREAM, "behind": "cloudflare,nginx", "trust.ranges_file": str(written)}
+    day = datetime.date(2027, 1, 1)
+    for today, warnings in ((None, 0), (day, 0), (day + datetime.timedelta(1), 1)):
+        loaded = load_config(flags=flags, today=today)
+        assert ip_network("192.0.2.0/24") in loaded.config.trust.proxies
+        assert len(loaded.warnings) == warnings
+
+
+@pytest.mark.parametrize(("text", "said"), [("x = 1", "must have tables: [x]"), ("[", "is not valid TOML")])
+def test_a_file_of_networks_with_mistakes(written: Path, text: str, said: str) -> None:
+    written.write_text(text)
+    flags = {**UPSTREAM, "behind": "cloudflare", "trust.ranges_file": str(written)}
+    (found,) = problems(None, {}, flags)
+    assert said in found

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.config import notation
 from proxy.config.notation import NotationError
-from proxy.config.schema import TcpAddress, UnixAddress, UpstreamUrl
+from proxy.config.schema import Alias, TcpAddress, UnixAddress, UpstreamUrl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,3 +269,51 @@ def test_every_form_has_a_description_and_a_reader() -> None:
     for description, read in notation.FORMS.values():
         assert description
         assert callable(read)
+
+
+@pytest.mark.parametrize("text", ["/k7-mirelo", "/a/b", "/a.b_c~d", "/_x"])
+def test_a_prefix_of_aliases_is_whole_plain_segments(text: str) -> None:
+    assert notation.alias_prefix(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "x", "/x/", "//x", "/x//y", "/.x", "/..", "/x/..", "/x*", "/x%20", "/x;y", "/ü", "/x" * 101],
+)
+def test_other_prefixes_are_refused(text: str) -> None:
+    with pytest.raises(NotationError, match="no slash at the end"):
+        notation.alias_prefix(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "alias"),
+    [
+        ("/x1=/e/", Alias("/x1", "/e/")),
+        (" /x1/ = /e ", Alias("/x1/", "/e")),
+        ("/a/lib.js=/static/array.js", Alias("/a/lib.js", "/static/array.js")),
+    ],
+)
+def test_an_alias_is_two_paths(text: str, alias: Alias) -> None:
+    assert notation.alias(text) == alias
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/x1", "/x1/e/", "=", "/x=", "=/e", "/x=/e?a=b", "/x=/../e", "/=/e", "/x=/e="]
+)
+def test_other_aliases_are_refused(text: str) -> None:
+    with pytest.raises(NotationError, match="must"):
+        notation.alias(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "front"),
+    [("cloudflare", "cloudflare"), ("aws-alb", "aws-alb"), ("10.0.0.0/8", "10.0.0.0/8"), ("::1", "::1/128")],
+)
+def test_what_stands_in_front_is_a_word_or_a_network(text: str, front: str) -> None:
+    assert notation.front(text) == front
+
+
+@pytest.mark.parametrize("text", ["", "AWS", "aws_alb", "10.0.0.1/8", "a b", "-", "10.0.0"])
+def test_other_fronts_are_refused(text: str) -> None:
+    with pytest.raises(NotationError, match=r"must|host bits"):
+        notation.front(text)

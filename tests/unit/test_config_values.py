@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.config.values import TcpAddress, UnixAddress, UpstreamUrl
+from proxy.config.values import Alias, TcpAddress, UnixAddress, UpstreamUrl
 
 
 def test_addresses_are_written_as_they_are_read() -> None:
     assert str(TcpAddress("127.0.0.1", 80)) == "127.0.0.1:80"
     assert str(TcpAddress("::1", 80)) == "[::1]:80"
     assert str(UnixAddress("/run/x")) == "unix:/run/x"
+    assert str(Alias("/x1", "/e/")) == "/x1=/e/"
 
 
 @pytest.mark.parametrize(

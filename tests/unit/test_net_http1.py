@@ -9,7 +9,7 @@ import pytest
 
 from proxy.clock import NEVER, Deadlines
 from proxy.errors import Failure, Resend, Source
-from proxy.message import CHUNKED, NO_BODY, Framing, FramingKind, RequestHead
+from proxy.message import CHUNKED, NO_BODY, Framing, FramingKind, RequestHead, ResponseHead
 from proxy.net.http1 import AnswerLimits, Http1Exchange
 from proxy.net.stream import Stream
 from proxy.wire.strict import HeadLimits
@@ -258,3 +258,27 @@ async def test_abort_and_detach_end_it() -> None:
     assert exchange.detach() is stream
     assert not exchange.reusable
     await exchange.drain(1.0, late)
+
+
+async def test_what_the_fast_path_has_sent_and_read_counts() -> None:
+    exchange, stream, _ = started()
+    exchange.was_sent(b"GET", complete=True)
+    framing = Framing(FramingKind.LENGTH, 10)
+    exchange.was_answered(ResponseHead(200, b"OK", 1, (), framing), 3)
+    assert exchange.passed(4)
+    assert not exchange.passed(4)
+    assert not exchange.over
+    stream.data_received(b"abc")
+    assert exchange.take_body() == b"abc"
+    assert exchange.reusable
+
+
+async def test_an_answer_that_has_passed_by_is_over() -> None:
+    exchange, _, _ = started()
+    exchange.was_sent(b"POST", complete=False)
+    exchange.was_answered(ResponseHead(200, b"OK", 1, (), Framing(FramingKind.LENGTH, 3)), 1)
+    assert exchange.passed(2)
+    assert exchange.over
+    assert not exchange.reusable  # the request is still on its way
+    exchange.end_body()
+    assert exchange.reusable

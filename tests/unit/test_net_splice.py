@@ -555,6 +555,15 @@ class TestPipes:
             pool.give_back(pipe)
         assert repr(pool) == "<PipePool used=0 idle=0>"
 
+    def test_where_there_are_many_they_are_smaller(self) -> None:
+        pool = PipePool(splice.PIPES_OF_THIS_SIZE + 1)
+        pipes = [taken(pool) for _ in range(splice.PIPES_OF_THIS_SIZE + 1)]
+        sizes = [fcntl.fcntl(pipe.write_end, fcntl.F_GETPIPE_SZ) for pipe in pipes]
+        assert sizes == [PIPE_BYTES] * splice.PIPES_OF_THIS_SIZE + [splice.CROWDED_PIPE_BYTES]
+        for pipe in pipes:
+            pool.give_back(pipe)
+        pool.close()
+
     def test_one_with_something_inside_is_not_used_again(self) -> None:
         pool = PipePool(1)
         pipe = taken(pool)

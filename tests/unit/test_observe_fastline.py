@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.observe.fastline import client_part, fast_line, line_parts
+from proxy.observe.fastline import client_part, client_tail, fast_line, line_parts, sender_part
 from proxy.observe.log import AccessRecord, encode_json
 
 TRICKY = st.binary(max_size=60) | st.sampled_from([b'"ts":5', b',"status":7,', b'x"client_ip":"y', b"{%d}"])
@@ -26,8 +26,12 @@ def test_the_parts_make_the_line_of_the_whole_record(
         route="/e",
         cls="ingest_v0",
         upstream="default",
+        upstream_addr="10.0.0.9:80",
+        status=200,
+        upstream_status=200,
         origin="upstream",
-        user_agent=agent,
+        retries=1,
+        reused=reused,
     )
     whole = replace(
         common,
@@ -37,26 +41,19 @@ def test_the_parts_make_the_line_of_the_whole_record(
         peer="10.0.0.1",
         client_ip_source="x_forwarded_for",
         trusted_hops=2,
-        upstream_addr="10.0.0.9:80",
-        status=200,
-        upstream_status=200,
         bytes_in=size,
         bytes_out=7,
-        retries=1,
-        reused=reused,
+        user_agent=agent,
     )
     line = fast_line(
         line_parts(common),
-        ts=ts,
-        request_id="0b0d",
-        client=client_part(whole),
-        upstream_addr="10.0.0.9:80",
-        status=200,
-        bytes_in=size,
-        bytes_out=7,
-        times='"t_head":null,"t_body":null,"t_queue":null,"t_connect":null,"t_first_byte":null,"t_total":null',
-        retries=1,
-        reused=reused,
+        ts,
+        "0b0d",
+        client_part("2001:db8::1", client_tail("10.0.0.1", "x_forwarded_for"), 2),
+        size,
+        7,
+        '"t_head":null,"t_body":null,"t_queue":null,"t_connect":null,"t_first_byte":null,"t_total":null',
+        sender_part(AccessRecord(target=common.target, user_agent=agent)),
     )
     assert line.endswith(b"}\n")
     said, expected = json.loads(line), json.loads(encode_json(whole))

@@ -4,7 +4,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 
 import pytest
 
-from proxy.config.schema import TrustConfig
+from proxy.config.schema import FrontConfig, TrustConfig
 from proxy.message import AddressSource, ClientAddress, Hop, Peer, Preface
 from proxy.rules import address
 from proxy.rules.address import (
@@ -12,10 +12,13 @@ from proxy.rules.address import (
     anonymised,
     client_address,
     client_network,
-    nearest_forwarded,
+    is_public,
+    is_public_packed,
+    packed_text,
     parse_address,
     peer_address,
     unmapped,
+    walk_listed,
 )
 
 
@@ -501,23 +504,6 @@ def test_a_hop_count_counts_elements_of_forwarded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        ([], {}),
-        ([" , "], {}),
-        (
-            ["for=a;proto=http", 'Proto=https;Host="a.example:8\\443" ,'],
-            {b"proto": b"https", b"host": b"a.example:8443"},
-        ),
-        (["proto=https", "!broken!"], {}),
-        (["proto=https;PROTO=http"], {}),
-    ],
-)
-def test_the_nearest_element_of_forwarded(lines: list[str], expected: dict[bytes, bytes]) -> None:
-    assert nearest_forwarded(tuple((b"Forwarded", line.encode()) for line in lines)) == expected
-
-
-@pytest.mark.parametrize(
     "filler", [b",", b'"', b"\\", b'\\"', b";", b'",', b"a=b;", b'a="', b" ", b"for=1.1.1.1,"]
 )
 @pytest.mark.parametrize("name", [b"X-Forwarded-For", b"Forwarded", b"CF-Connecting-IP"])
@@ -525,3 +511,127 @@ def test_a_line_of_a_megabyte_ends_at_once(filler: bytes, name: bytes) -> None:
     trust = table("10.0.0.0/8", forwarded=True, client_header="CF-Connecting-IP")
     line = filler * (1_000_000 // len(filler))
     assert client_address(peer("10.0.0.1"), ((name, line),), trust).peer_trusted
+
+
+# --- what single fronts do ------------------------------------------------------------------------
+
+CDN = FrontConfig(
+    (ip_network("192.0.2.0/24"), ip_network("2001:db8:cd::/48")), client_header="CF-Connecting-IP"
+)
+GOOGLE = FrontConfig((ip_network("35.191.0.0/16"),), own_address=True)
+
+
+def fronted(*fronts: FrontConfig, **rest: object) -> TrustTable:
+    proxies = tuple(network for front in fronts for network in front.networks)
+    own = (ip_network("10.0.0.0/8"),)
+    return TrustTable.of(TrustConfig(proxies=proxies + own, **rest), fronts)  # type: ignore[arg-type]
+
+
+def client(trust: TrustTable, peer_ip: str, *fields: tuple[str, str]) -> ClientAddress:
+    return client_address(peer(peer_ip), tuple((n.encode(), v.encode()) for n, v in fields), trust)
+
+
+@pytest.mark.parametrize(
+    ("peer_ip", "who", "source"),
+    [
+        ("192.0.2.9", "203.0.113.7", AddressSource.HEADER),
+        ("2001:db8:cd::9", "203.0.113.7", AddressSource.HEADER),
+        ("::ffff:192.0.2.9", "203.0.113.7", AddressSource.HEADER),
+        # Trusted, but no CDN: whatever the header says came from further away.
+        ("10.0.0.2", "198.51.100.1", AddressSource.X_FORWARDED_FOR),
+        ("203.0.113.99", "203.0.113.99", AddressSource.PEER),
+    ],
+)
+def test_a_client_header_is_believed_from_its_own_networks_only(
+    peer_ip: str, who: str, source: AddressSource
+) -> None:
+    found = client(
+        fronted(CDN),
+        peer_ip,
+        ("CF-Connecting-IP", "203.0.113.7"),
+        ("X-Forwarded-For", "6.6.6.6, 198.51.100.1"),
+    )
+    assert (str(found.ip), found.source) == (who, source)
+
+
+def test_a_front_behind_another_is_walked_over() -> None:
+    chain = ("X-Forwarded-For", "6.6.6.6, 203.0.113.7, 192.0.2.9")
+    found = client(fronted(CDN), "10.0.0.2", ("CF-Connecting-IP", "6.6.6.6"), chain)
+    assert (str(found.ip), found.source) == ("203.0.113.7", AddressSource.X_FORWARDED_FOR)
+
+
+def test_the_header_of_everybody_holds_where_a_front_has_none() -> None:
+    trust = fronted(CDN, GOOGLE, client_header="X-Real-IP")
+    fields = (("CF-Connecting-IP", "203.0.113.1"), ("X-Real-IP", "203.0.113.2"))
+    assert str(client(trust, "192.0.2.1", *fields).ip) == "203.0.113.1"
+    assert str(client(trust, "35.191.0.1", *fields).ip) == "203.0.113.2"
+    assert str(client(trust, "10.0.0.1", *fields).ip) == "203.0.113.2"
+
+
+@pytest.mark.parametrize(
+    ("chain", "who", "source"),
+    [
+        (["203.0.113.7,34.1.2.3"], "203.0.113.7", AddressSource.X_FORWARDED_FOR),
+        # What the client sent stands left of what Google appends, and is not read.
+        (["6.6.6.6,203.0.113.7,34.1.2.3"], "203.0.113.7", AddressSource.X_FORWARDED_FOR),
+        (["6.6.6.6", "203.0.113.7, 34.1.2.3"], "203.0.113.7", AddressSource.X_FORWARDED_FOR),
+        (["2001:db8::7,2600:1901::1"], "2001:db8::7", AddressSource.X_FORWARDED_FOR),
+        (["34.1.2.3"], "35.191.0.1", AddressSource.PEER),
+        ([], "35.191.0.1", AddressSource.PEER),
+    ],
+)
+def test_a_balancer_that_appends_its_own_address_too(
+    chain: list[str], who: str, source: AddressSource
+) -> None:
+    found = client(fronted(GOOGLE), "35.191.0.1", *(("X-Forwarded-For", line) for line in chain))
+    assert (str(found.ip), found.source) == (who, source)
+    if chain:
+        assert found.trail[1] == Hop(chain[-1].rpartition(",")[2].strip(), address.OWN_ADDRESS)
+
+
+def test_only_that_balancer_is_passed_over() -> None:
+    found = client(fronted(GOOGLE), "10.0.0.2", ("X-Forwarded-For", "203.0.113.7, 34.1.2.3"))
+    assert str(found.ip) == "34.1.2.3"
+    forwarded = client(fronted(GOOGLE, forwarded=True), "35.191.0.1", ("Forwarded", "for=203.0.113.7"))
+    assert str(forwarded.ip) == "203.0.113.7"
+
+
+# --- packed addresses ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["8.8.8.8", "203.0.112.255", "2a00::1", "2001:4860::8888"])
+def test_a_client_can_have_a_public_address(text: str) -> None:
+    assert is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.1", "10.1.2.3", "255.255.255.255", "2001:db8::1", "fd00::1", "::1"]
+)
+def test_a_client_cannot_have_a_special_one(text: str) -> None:
+    assert not is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.0.8", "192.0.0.9", "192.0.1.1", "2001:20::1", "2001:1::1", "2001:2::1"]
+)
+def test_where_the_networks_are_small_ipaddress_decides(text: str) -> None:
+    ip = ip_address(text)
+    assert is_public(ip) is is_public_packed(ip.packed) is ip.is_global
+
+
+def test_nobody_is_not_public() -> None:
+    assert not is_public(None)
+
+
+@pytest.mark.parametrize(
+    "text", ["203.0.113.7", "2001:db8::1", "::", "::1", "::102:304", "1:0:0:2::3", "2001:0:1:1:1:1:1:1"]
+)
+def test_text_of_a_packed_address(text: str) -> None:
+    assert packed_text(ip_address(text).packed) == text
+
+
+def test_the_walk_without_its_reasons() -> None:
+    walked = walk_listed([b"6.6.6.6", b"203.0.113.7, 10.0.0.2 ,, 10.0.0.1"], TRUST)
+    assert [packed_text(packed) for packed in walked] == ["10.0.0.1", "10.0.0.2", "203.0.113.7"]
+    assert walk_listed([b"unknown"], TRUST) == walk_listed([], TRUST) == []
+    assert [packed_text(packed) for packed in walk_listed([b"x, 10.0.0.1"], TRUST)] == ["10.0.0.1"]

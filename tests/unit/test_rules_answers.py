@@ -293,6 +293,15 @@ class TestPreflight:
     def test_anything_else_hears_the_outage(self, fields: Fields, method: bytes, cls: EndpointClass) -> None:
         assert answer_failure(upstream(503), route(cls), head(*fields, method=method), WALL).status == 503
 
+    def test_a_preflight_of_a_client_that_asks_too_often_is_answered_well(self) -> None:
+        # What follows it hears the 429, and the page can read it.
+        answer = answer_refusal(refuse(429, after=7), head(*self.ASKED, method=b"OPTIONS"), WALL)
+        assert (answer.status, answer.body) == (200, b"")
+        assert cors_of(answer.fields)
+        answer = answer_refusal(refuse(429, close=False, after=7), head(*self.ASKED, method=b"POST"), WALL)
+        assert (answer.status, first_value(answer.fields, b"retry-after")) == (429, b"7")
+        assert cors_of(answer.fields)
+
     def test_a_preflight_that_is_refused_stays_refused(self) -> None:
         answer = answer_refusal(refuse(421), head(*self.ASKED, method=b"OPTIONS"), WALL)
         assert answer.status == 421

@@ -9,7 +9,10 @@ import pytest
 
 from proxy.config.schema import (
     AccessConfig,
+    AliasesConfig,
     Config,
+    ForwardingConfig,
+    FrontConfig,
     HostPolicy,
     LimitsConfig,
     RouteConfig,
@@ -238,3 +241,34 @@ class TestTables:
     def test_a_path_that_cannot_be_taken_is_a_config_error(self) -> None:
         with pytest.raises(ConfigError):
             Tables.of(replace(CONFIG, routes=(RouteConfig("/%41"),)))
+
+
+def test_an_alias_goes_on_as_the_path_that_it_stands_for() -> None:
+    tables = Tables.of(replace(CONFIG, aliases=AliasesConfig(prefix="/k7")))
+    decision = forward(head(b"/k7/e/?_=1"), tables=tables)
+    assert (decision.target, decision.route.cls) == (b"/e/?_=1", EndpointClass.INGEST_V0)
+    assert "is asked for as /e/ there" in decision.because
+    assert not any("asked for as" in step for step in forward(head(b"/e/?_=1")).because)
+
+
+def test_an_alias_of_a_protected_path_is_not_found() -> None:
+    tables = Tables.of(replace(CONFIG, aliases=AliasesConfig(prefix="/k7")))
+    refusal = decide(head(b"/k7/login"), CLIENT, tables, ID)
+    assert isinstance(refusal, Refuse)
+    assert (refusal.status, refusal.reason) == (404, "not_aliased")
+
+
+def test_cookies_of_events_are_left_out_if_so_configured() -> None:
+    tables = Tables.of(replace(CONFIG, forwarding=ForwardingConfig(drop_ingest_cookies=True)))
+    cookies: tuple[Field, ...] = ((b"Cookie", b"a=b"), (b"X-A", b"1"), (b"cookie", b"c=d"))
+    assert first_value(forward(head(b"/e/", *cookies), tables=tables).fields, b"cookie") is None
+    assert first_value(forward(head(b"/e/", *cookies), tables=tables).fields, b"x-a") == b"1"
+    assert first_value(forward(head(b"/login", *cookies), tables=tables).fields, b"cookie") == b"a=b"
+    assert first_value(forward(head(b"/e/", *cookies)).fields, b"cookie") == b"a=b"
+
+
+def test_a_fronts_header_names_the_client() -> None:
+    front = FrontConfig((ip_network("10.0.0.0/8"),), client_header="CF-Connecting-IP")
+    tables = Tables.of(replace(CONFIG, fronts=(front,)))
+    decision = forward(head(b"/e/", (b"CF-Connecting-IP", b"203.0.113.9")), BALANCER, tables)
+    assert first_value(decision.fields, b"x-forwarded-for") == b"203.0.113.9"

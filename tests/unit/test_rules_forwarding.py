@@ -35,6 +35,7 @@ from proxy.rules.forwarding import (
     connection_options,
     effective_request_id,
     forwarded_for,
+    forwarded_for_walked,
     request_fields,
     response_fields,
 )
@@ -470,6 +471,14 @@ def test_forwarded_for(peer: Peer, lines: list[str], collapsed: str, appended: s
     came = [f"X-Forwarded-For: {line}" for line in lines]
     assert value(sent(*came, peer=peer), "X-Forwarded-For") == collapsed
     assert value(sent(*came, peer=peer, table=APPEND), "X-Forwarded-For") == appended
+
+
+@pytest.mark.parametrize("table", [PLAIN, APPEND])
+def test_a_walked_chain_is_passed_on_like_the_address_that_it_led_to(table: ForwardingTable) -> None:
+    chain = [ip_address(text) for text in ("198.51.100.4", "10.0.0.8", "10.0.0.9")]
+    client = ClientAddress(chain[0], AddressSource.X_FORWARDED_FOR, True, tuple(chain[1:]))
+    walked = [ip.packed for ip in reversed(chain)]
+    assert forwarded_for_walked(PROXY, walked, table) == forwarded_for(PROXY, client, table)
 
 
 def test_the_peer_follows_a_client_that_a_header_named() -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from proxy.config.schema import Config, LimitsConfig, RouteConfig, TimeoutsConfig
+from proxy.config.schema import (
+    Alias,
+    AliasesConfig,
+    Config,
+    ForwardingConfig,
+    LimitsConfig,
+    RouteConfig,
+    TimeoutsConfig,
+)
 from proxy.errors import ConfigError
 from proxy.message import EndpointClass, Route
-from proxy.rules.routing import Mismatch, RoutingTable, canonical
+from proxy.rules.routing import Mismatch, RoutingTable, canonical, outgoing_target
 
 TABLE = RoutingTable.of(Config())
 
@@ -405,3 +415,135 @@ class TestPathsWithTwoMeanings:
 )
 def test_canonical(path: bytes, reading: bytes | None) -> None:
     assert canonical(path) == reading
+
+
+# --- aliases, and what the upstream is asked for --------------------------------------------------
+
+NAMED = RoutingTable.of(
+    Config(
+        aliases=AliasesConfig(
+            prefix="/k7",
+            paths=(
+                Alias("/x1", "/e/"),
+                Alias("/y/", "/s"),
+                Alias("/lib.js", "/static/array.js"),
+                Alias("/l", "/livestream/x"),
+            ),
+        ),
+        routes=(
+            RouteConfig("/livestream/*", upstream="live", strip="/livestream"),
+            RouteConfig("/open/*", cls=EndpointClass.PUBLIC),
+        ),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "upstream_hears"),
+    [
+        (b"/k7/e/", b"/e/"),
+        (b"/k7/e", b"/e"),
+        (b"/k7/e/?_=1&ver=2", b"/e/?_=1&ver=2"),
+        (b"/k7/static/array.js?v=1", b"/static/array.js?v=1"),
+        (b"/k7/array/phc_x/config", b"/array/phc_x/config"),
+        (b"/k7/static/a%20b.js", b"/static/a%20b.js"),
+        (b"/k7/livestream/events?x=/livestream", b"/events?x=/livestream"),
+        (b"/k7/open/x", b"/open/x"),
+        (b"/x1", b"/e/"),
+        (b"/x1/", b"/e/"),
+        (b"/x1?a=b", b"/e/?a=b"),
+        (b"/y/", b"/s"),
+        (b"/y", b"/s"),
+        (b"/lib.js", b"/static/array.js"),
+        (b"/lib.js?v=/lib.js", b"/static/array.js?v=/lib.js"),
+        (b"/l?a", b"/x?a"),
+        (b"/livestream/events", b"/events"),
+        (b"/livestream/", b"/"),
+        (b"/e/", b"/e/"),
+        (b"/k7x/e/", b"/k7x/e/"),
+        (b"/k7", b"/k7"),
+    ],
+)
+def test_the_upstream_is_asked_for_the_real_path_with_the_query_as_it_came(
+    asked: bytes, upstream_hears: bytes
+) -> None:
+    route = NAMED.route(asked)
+    assert isinstance(route, Route)
+    assert outgoing_target(route, asked) == upstream_hears
+
+
+@pytest.mark.parametrize(
+    ("alias", "real"),
+    [(b"/k7/e/", b"/e/"), (b"/k7/s", b"/s"), (b"/x1", b"/e/"), (b"/k7/flags/?v=2", b"/flags/?v=2")],
+)
+def test_what_holds_for_the_real_path_holds_for_its_alias(alias: bytes, real: bytes) -> None:
+    route, plain = NAMED.route(alias), NAMED.route(real)
+    assert isinstance(route, Route)
+    assert isinstance(plain, Route)
+    assert replace(route, cut=0, lead=b"") == plain
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/k7/", b"/k7/login", b"/k7/api/users/@me", b"/k7/metrics", b"/k7/k7/e/", b"/k7/e/x", b"/k7/_liveness"],
+)
+def test_an_alias_opens_nothing_that_is_not_public(target: bytes) -> None:
+    assert NAMED.route(target) == Mismatch(404, "not_aliased", "there is nothing here")
+
+
+def test_an_alias_may_be_told_to_reach_the_app_but_never_the_rest() -> None:
+    table = RoutingTable.of(
+        Config(aliases=AliasesConfig(prefix="/k7", paths=(Alias("/in", "/login"),), app=True))
+    )
+    for target in (b"/k7/login", b"/in"):
+        route = table.route(target)
+        assert isinstance(route, Route)
+        assert (route.cls, outgoing_target(route, target)) == (EndpointClass.PROTECTED, b"/login")
+    assert isinstance(table.route(b"/k7/metrics"), Mismatch)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/k7/%65/",
+        b"/k7//e/",
+        b"//k7/e/",
+        b"/%6b7/e/",
+        b"/k7%2fe/",
+        b"/k7\\e/",
+        b"/k7;x/e/",
+        b"/k7/../e/",
+        b"/x%31",
+        b"/x1;y",
+    ],
+)
+def test_an_alias_with_two_readings_is_refused(target: bytes) -> None:
+    found = NAMED.route(target)
+    assert isinstance(found, Mismatch)
+    assert found.status == 400
+
+
+@pytest.mark.parametrize("target", ["/login", "/metrics", "/api/users/"])
+def test_an_alias_of_what_none_may_lead_to_is_a_mistake(target: str) -> None:
+    with pytest.raises(ConfigError, match="must lead to an event endpoint"):
+        RoutingTable.of(Config(aliases=AliasesConfig(paths=(Alias("/x", target),))))
+
+
+def test_cookies_are_dropped_where_events_come_in_if_so_configured() -> None:
+    table = RoutingTable.of(Config(forwarding=ForwardingConfig(drop_ingest_cookies=True)))
+    for path, drops in (
+        ("/e/", True),
+        ("/s", True),
+        ("/i/v1/logs", True),
+        ("/flags", False),
+        ("/login", False),
+    ):
+        route = table.at(path)
+        assert route is not None
+        assert route.drop_cookies is drops
+    assert not TABLE.at("/e/").drop_cookies  # type: ignore[union-attr]
+
+
+def test_a_path_as_text_has_a_route_or_none() -> None:
+    assert TABLE.at("/e").name == "/e"  # type: ignore[union-attr]
+    assert TABLE.at("/%65") is None

@@ -9,7 +9,7 @@ import pytest
 from proxy.clock import Deadlines
 from proxy.config.schema import LimitsConfig, TimeoutsConfig
 from proxy.errors import Failure
-from proxy.message import CHUNKED, EndpointClass, Framing, FramingKind, RequestHead, Route
+from proxy.message import CHUNKED, EndpointClass, Framing, FramingKind, Route
 from proxy.net.stream import Stream
 from proxy.serve.body import RequestBody
 from tests.support.clock import HandClock
@@ -34,9 +34,8 @@ def body_of(framing: Framing, **timeouts: float) -> tuple[RequestBody, Stream, H
     deadlines = Deadlines(clock)
     stream = Stream(deadlines, read_limit=65536, write_limit=65536)
     stream.transport = Paused()
-    head = RequestHead(b"POST", b"/e", 1, (), b"a", framing)
     limits = LimitsConfig()
-    body = RequestBody(stream, head, ROUTE, limits, TimeoutsConfig(**timeouts), clock.now)
+    body = RequestBody(stream, framing, ROUTE, limits, TimeoutsConfig(**timeouts), clock.now)
     return body, stream, clock, deadlines
 
 

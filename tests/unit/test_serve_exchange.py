@@ -659,3 +659,72 @@ async def test_a_bug_of_ours_costs_one_request_and_is_told_in_the_error_log(
         await client.hear(OK)
         play.turn(0)
         assert b"KeyError" in play.errors
+
+
+# --- too many requests ----------------------------------------------------------------------------
+
+FEW = {"fast_path": False, "limits": {"rate_per_client": 0.1, "rate_burst": 1}}
+
+
+async def answered_once(play: Play) -> Actor:
+    """A client that has used its only token."""
+    client = await play.client()
+    client.say(GET)
+    upstream = await play.upstream()
+    await upstream.hear_head()
+    upstream.say(OK)
+    await client.hear(OK)
+    return client
+
+
+async def test_a_client_that_asks_too_often_hears_429_once_its_small_body_is_read() -> None:
+    async with Play(**FEW) as play:
+        client = await answered_once(play)
+        for _ in range(2):
+            client.say(EVENT[:-1])
+            await play.until(lambda: any(connection.exchange for connection in play.proxy.connections))
+            client.say(EVENT[-1:])
+            status, head, _ = await client.hear_answer()
+            assert (status, b"\r\nRetry-After: 10\r\n" in head, b"Connection: close" in head) == (
+                429,
+                True,
+                False,
+            )
+        line = await play.line(3)
+        assert (line["status"], line["origin"], line["route"]) == (429, "proxy", "/e")
+        assert line["error"] == "rate_limited: too many requests from this address"
+        assert line["bytes_in"] == len(EVENT)
+
+
+async def test_a_large_body_of_such_a_client_is_not_read() -> None:
+    async with Play(**FEW) as play:
+        client = await answered_once(play)
+        client.say(
+            b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 70_000
+        )
+        status, head, _ = await client.hear_answer()
+        assert (status, b"Connection: close" in head) == (429, True)
+
+
+async def test_such_a_client_is_not_told_to_go_on() -> None:
+    async with Play(**FEW) as play:
+        client = await answered_once(play)
+        client.say(
+            b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        )
+        status, head, _ = await client.hear_answer()
+        assert (status, b"Connection: close" in head) == (429, True)
+
+
+async def test_clients_of_a_trusted_balancer_are_counted_apart() -> None:
+    async with Play(**FEW, trust={"proxies": ["127.0.0.1"]}) as play:
+        client = await play.client()
+        upstream = None
+        for number in range(3):
+            client.say(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.%d\r\n\r\n" % number))
+            upstream = upstream or await play.upstream()
+            await upstream.hear_head()
+            upstream.say(OK)
+            await client.hear(OK)
+        client.say(GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.1\r\n\r\n"))
+        assert (await client.hear_answer())[0] == 429

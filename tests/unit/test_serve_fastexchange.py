@@ -14,7 +14,8 @@ import pytest
 
 from proxy.config.schema import TcpAddress
 from proxy.serve.connection import State
-from proxy.serve.fastexchange import PATIENCE, Stage
+from proxy.serve.fastexchange import PATIENCE
+from proxy.serve.fastrecord import Stage
 from tests.support.fastplay import CLOSING, EVENT, FLAGS, OK, READ, SICK, FastPlay, again, answered
 from tests.unit.test_serve_exchange import heard_request
 
@@ -70,6 +71,71 @@ async def test_a_request_goes_out_in_canonical_form_with_what_we_say_of_the_clie
         assert counters["posthog_proxy_dropped_headers_total"] == {'word="managed"': 1}
         assert counters["posthog_proxy_response_size_bytes"] == len(OK)
         assert counters["posthog_proxy_client_ip_suspect_total"] == 1
+
+
+async def test_an_alias_goes_up_as_the_path_that_it_stands_for_and_is_logged_as_it_came() -> None:
+    aliases = {"prefix": "/k7", "paths": ["/x1=/e/"]}
+    async with FastPlay(aliases=aliases) as play:
+        client, upstream = await play.warm()
+        for asked, heard in ((b"/k7/e/?_=1", b"/e/?_=1"), (b"/x1?ver=2", b"/e/?ver=2"), (b"/k7/s", b"/s")):
+            client.say(EVENT.replace(b"/e/", asked))
+            assert (await heard_request(upstream, b"hello")).startswith(b"POST %b HTTP/1.1\r\n" % heard)
+            await answered(client, upstream)
+        assert (play.fast, play.missed) == (4, set())
+        assert [(line["path"], line["route"]) for line in play.lines()] == [
+            ("/e/", "/e"),
+            ("/k7/e/", "/e"),
+            ("/x1", "/e"),
+            ("/k7/s", "/s"),
+        ]
+
+
+async def test_cookies_are_left_out_on_event_endpoints_alone_if_so_configured() -> None:
+    async with FastPlay(forwarding={"drop_ingest_cookies": True}) as play:
+        client, upstream = await play.warm()
+        for path, dropped in ((b"/e/", True), (b"/flags/", False), (b"/s/", True), (b"/e/", True)):
+            client.say(EVENT.replace(b"/e/", path).replace(b"Origin", b"cookie: a=b\r\nOrigin"))
+            head = await heard_request(upstream, b"hello")
+            assert (b"\r\ncookie: a=b\r\n" not in head) is dropped
+            await answered(client, upstream)
+        assert (play.fast, play.missed) == (5, set())
+
+
+async def test_a_client_that_sends_too_much_hears_429_and_keeps_its_connection() -> None:
+    async with FastPlay(limits={"rate_per_client": 0.5, "rate_burst": 2}) as play:
+        client, upstream = await play.warm()
+        await again(client, upstream)
+        await answered(client, upstream)
+        for cut in (len(EVENT), len(EVENT) - 1):  # whole, and with its body's end to come
+            client.say(EVENT[:cut])
+            if cut < len(EVENT):
+                await play.at(Stage.HELD)
+                client.say(EVENT[cut:])
+            status, head, body = await client.hear_answer()
+            assert status == 429
+            assert b"\r\nRetry-After: 2\r\n" in head
+            assert b"\r\nAccess-Control-Allow-Origin: https://shop.example\r\n" in head
+            assert b"Connection: close" not in head
+            assert b'"rate_limited"' in body
+        play.clock.now += 2
+        await again(client, upstream)
+        await answered(client, upstream)
+        assert (play.fast, play.missed) == (3, {"rate_limited"})
+        assert play.proxy.counters.snapshot()["posthog_proxy_rejected_total"] == {'reason="rate_limited"': 2}
+        assert [line["status"] for line in play.lines()] == [200, 200, 429, 429, 200]
+
+
+async def test_a_request_that_is_handed_over_has_its_token_already() -> None:
+    async with FastPlay(limits={"rate_per_client": 0.01, "rate_burst": 2}) as play:
+        client, upstream = await play.sent()
+        upstream.say(b"HTTP/1.1 200 OK\r\nDate: D\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        assert (await client.hear_head()).startswith(b"HTTP/1.1 200 ")  # by the general path
+        await client.hear(b"2\r\nok\r\n0\r\n\r\n")
+        await again(client, upstream)
+        await answered(client, upstream)
+        client.say(EVENT)
+        assert (await client.hear_answer())[0] == 429
+        assert play.missed == {"handed_over", "rate_limited"}
 
 
 async def test_what_the_log_says_of_it() -> None:
@@ -305,7 +371,7 @@ async def test_a_head_that_is_not_taken_is_counted_by_its_reason(request_: bytes
         upstream.say(b"HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n")
         await client.hear_head()
         assert play.fast == 0
-        assert play.missed == ({reason} if reason else set())
+        assert play.proxy.counters.fast_path_missed == ({(reason,): 1} if reason else {})
 
 
 @pytest.mark.parametrize(
@@ -397,7 +463,7 @@ async def test_a_client_that_reads_nothing_is_not_served_on_the_fast_path() -> N
             await again(client, upstream)
             upstream.say(large)
             asked += 1
-            await play.until(lambda: connection.state is State.IDLE)
+            await play.until(lambda: connection.state is State.IDLE and not connection.holding)
         before = play.fast
         client.say(EVENT)
         await play.until(lambda: connection.state is State.EXCHANGE)
@@ -487,7 +553,7 @@ async def test_between_requests_it_idles_out() -> None:
         b"HTTP/1.1 204 No Content\r\nDate: D\r\n\r\n",
         b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nETag: x\r\nContent-Length: 9\r\n\r\n",
         b"HTTP/1.1 400 Bad Request\r\nDate: D\r\nContent-Length: 2\r\n\r\nno",
-        b"HTTP/1.1 413 Too Large\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 403 Forbidden\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 500 Oops\r\nDate: D\r\nContent-Length: 0\r\n\r\n",
     ],
 )
@@ -592,7 +658,7 @@ async def test_an_answer_without_a_date_gets_one() -> None:
         client, upstream = await play.sent()
         upstream.say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         assert b"\r\nDate: Thu, 28 May 2026 " in (await client.hear_answer())[1]
-        assert play.missed == {"handed_over"}
+        assert (play.fast, play.missed) == (1, set())
 
 
 async def test_an_ambiguous_answer_is_502() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.config.schema import TcpAddress
 from proxy.serve.connection import State
-from proxy.serve.fastexchange import Stage
+from proxy.serve.fastrecord import Stage
 from tests.support.fastplay import CLOSING, EVENT, FLAGS, OK, READ, SICK, FastPlay, again, answered
 from tests.support.play import Actor
 from tests.unit.test_serve_exchange import heard_request

@@ -11,14 +11,17 @@ import pytest
 
 from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress, UnixAddress
+from proxy.message import AddressSource
 from proxy.serve.connection import Connection
 from proxy.serve.fastpath import (
-    CLIENTS,
-    LINES,
     LONGEST_LINE,
     LONGEST_PATH,
+    OUTCOMES,
     PATHS,
+    SEEN,
+    SENDERS,
     SHAPES,
+    WAYS,
     FastPath,
     Shape,
 )
@@ -78,6 +81,11 @@ class Readers:
         key = (connection.peer_key, route.upstream, minor, before, after)
         return self.fast.young.get(key) or self.fast.shape(key, connection, route, minor, before, after)
 
+    def kept(self, before: bytes, after: bytes = b"", **how: Any) -> Shape:
+        """The shape of a block that comes twice."""
+        self.shape(before, after, **how)
+        return self.shape(before, after, **how)
+
     def shape(self, before: bytes, after: bytes = b"", **how: Any) -> Shape:
         shape = self.found(before, after, **how)
         assert isinstance(shape, Shape)
@@ -123,12 +131,15 @@ class TestShapes:
     def test_a_block_is_ready_to_be_sent(self) -> None:
         it = Readers()
         shape = it.shape(b"host: PH.example\r\naccept:*/*\r\nUser-Agent: a/1", b"Origin: https://o")
-        assert shape.opening == b" HTTP/1.1\r\nHost: PH.example\r\naccept: */*\r\nUser-Agent: a/1\r\n"
-        assert shape.closing == (
-            b"Origin: https://o\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: http\r\n"
-            b"X-Forwarded-Host: ph.example\r\nX-Forwarded-Port: 8000\r\nX-Request-Id: "
+        assert shape.way.opening == b" HTTP/1.1\r\nHost: PH.example\r\n"
+        assert shape.before == b"accept: */*\r\nUser-Agent: a/1\r\n"
+        assert shape.after == b"Origin: https://o\r\n"
+        assert shape.client.line == b"X-Forwarded-For: 203.0.113.7\r\n"
+        assert shape.way.before_id == (
+            b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: ph.example\r\nX-Forwarded-Port: 8000\r\n"
+            b"X-Request-Id: "
         )
-        assert shape.client.after_id == b"\r\n\r\n"
+        assert shape.way.after_id == b"\r\n\r\n"
         assert (shape.host, shape.agent, shape.close, shape.named_id) == (b"PH.example", b"a/1", False, "")
 
     @pytest.mark.parametrize(
@@ -167,27 +178,45 @@ class TestShapes:
         assert isinstance(it.found(fifteen[:-6], b"X: y"), Shape)
         assert it.found(fifteen, b"X: y") == "size"
 
+    def test_a_block_is_kept_when_it_comes_a_second_time(self) -> None:
+        it = Readers()
+        it.shape(b"Host: a")
+        assert (len(it.fast.young), len(it.fast.old)) == (0, 0)
+        second = it.shape(b"Host: a")
+        assert it.shape(b"Host: a") is second
+        assert len(it.fast.young) == 1
+
+    def test_blocks_that_came_once_are_forgotten(self) -> None:
+        it = Readers()
+        it.shape(b"Host: a")
+        for number in range(SEEN):
+            it.shape(b"Host: a", b"X: %d" % number)
+        it.shape(b"Host: a")
+        assert it.sizes()["shapes"] == 0
+        it.shape(b"Host: a")
+        assert it.sizes()["shapes"] == 1
+
     def test_two_generations_and_what_is_used_stays(self) -> None:
         it = Readers()
-        first = it.shape(b"Host: a")
+        first = it.kept(b"Host: a")
         for number in range(SHAPES - 1):
-            it.shape(b"Host: a", b"X: %d" % number)
+            it.kept(b"Host: a", b"X: %d" % number)
         assert (len(it.fast.young), len(it.fast.old)) == (SHAPES, 0)
-        it.shape(b"Host: a", b"Y: 1")
+        it.kept(b"Host: a", b"Y: 1")
         assert (len(it.fast.young), len(it.fast.old)) == (1, SHAPES)
         assert it.shape(b"Host: a") is first
         assert len(it.fast.young) == 2
         for number in range(2 * SHAPES):
-            it.shape(b"Host: a", b"Z: %d" % number)
+            it.kept(b"Host: a", b"Z: %d" % number)
             assert it.shape(b"Host: a") is first
         assert it.sizes()["shapes"] <= 2 * SHAPES
 
     def test_a_long_block_is_read_each_time(self) -> None:
         it = Readers()
         room = LONGEST_BLOCK - len(b"Host: a\r\nX: ")
-        shape = it.shape(b"Host: a\r\nX: " + b"y" * room)
+        shape = it.kept(b"Host: a\r\nX: " + b"y" * room)
         assert it.shape(b"Host: a\r\nX: " + b"y" * room) is shape
-        shape = it.shape(b"Host: a\r\nX: " + b"y" * room, b"z:")
+        shape = it.kept(b"Host: a\r\nX: " + b"y" * room, b"z:")
         assert it.shape(b"Host: a\r\nX: " + b"y" * room, b"z:") is not shape
         assert it.sizes()["shapes"] == 1
 
@@ -201,46 +230,85 @@ ID = "0b0d1c1e-3a51-4c3e-9d6e-6a7b9ad0a001"
 class TestClients:
     def test_blocks_of_one_client_share_what_is_said_of_it(self) -> None:
         it = Readers(**TRUSTING)
-        balancer = it.connection("10.0.0.1")
-        lines = b"Host: a\r\nX-Forwarded-For: 203.0.113.9"
-        one = it.shape(lines, b"Accept: */*", connection=balancer)
-        two = it.shape(lines, b"X-A: 1", connection=balancer)
+        one, two = it.shape(b"Host: a", b"Accept: */*"), it.shape(b"Host: a", b"X-A: 1")
         assert one is not two
         assert one.client is two.client
-        assert str(one.client.address.ip) == "203.0.113.9"
-        assert it.sizes()["clients"] == 1
+        assert one.client.ip == "203.0.113.7"
+        assert it.sizes()["ways"] == 1
 
-    def test_all_that_the_rules_read_tells_clients_apart(self) -> None:
+    def test_all_that_the_rules_read_tells_ways_apart(self) -> None:
         routes = [{"path": "/s/", "upstream": "other"}]
         upstreams = {"other": {"url": "http://127.0.0.1:2"}}
         it = Readers(**TRUSTING, routes=routes, upstreams=upstreams)
         near, far = it.connection("10.0.0.1"), it.connection("10.0.0.2")
         chain = b"\r\nX-Forwarded-For: 203.0.113.9"
-        clients = [
-            it.shape(b"Host: a", connection=near).client,
-            it.shape(b"Host: b", connection=near).client,
-            it.shape(b"Host: A", connection=near).client,
-            it.shape(b"Host: a", connection=near, minor=0).client,
-            it.shape(b"Host: a", connection=far).client,
-            it.shape(b"Host: a", connection=it.connection("10.0.0.1", port=8001)).client,
-            it.shape(b"Host: a", connection=near, path=b"/s/").client,
-            it.shape(b"Host: a" + chain, connection=near).client,
-            it.shape(b"Host: a" + chain, connection=far).client,
-            it.shape(b"Host: a" + chain + b", 10.0.0.9", connection=near).client,
-            it.shape(b"Host: a" + chain + b"\r\nX-Forwarded-Proto: https", connection=near).client,
-            it.shape(b"Host: a" + chain + b"\r\nX-Forwarded-Port: 444", connection=near).client,
-            it.shape(b"Host: a" + chain + b"\r\nX-Real-IP: 6.6.6.6", connection=near).client,
+        ways = [
+            it.shape(b"Host: a", connection=near).way,
+            it.shape(b"Host: b", connection=near).way,
+            it.shape(b"Host: A", connection=near).way,
+            it.shape(b"Host: a", connection=near, minor=0).way,
+            it.shape(b"Host: a", connection=far).way,
+            it.shape(b"Host: a", connection=it.connection("10.0.0.1", port=8001)).way,
+            it.shape(b"Host: a", connection=near, path=b"/s/").way,
+            it.shape(b"Host: a" + chain, connection=near).way,
+            it.shape(b"Host: a" + chain, connection=far).way,
+            it.shape(b"Host: a" + chain + b"\r\nX-Forwarded-Proto: https", connection=near).way,
+            it.shape(b"Host: a" + chain + b"\r\nX-Forwarded-Port: 444", connection=near).way,
+            it.shape(b"Host: a" + chain + b"\r\nX-Real-IP: 6.6.6.6", connection=near).way,
+            it.shape(b"Host: a" + chain + b"\r\nX-Request-Id: 1", connection=near).way,
         ]
-        assert len(set(map(id, clients))) == len(clients)
+        assert len(set(map(id, ways))) == len(ways)
 
-    def test_clients_behind_one_balancer_share_the_way(self) -> None:
+    def test_clients_behind_one_balancer_share_the_way_and_are_not_kept(self) -> None:
         it = Readers(**TRUSTING)
         balancer = it.connection("10.0.0.1")
         for number in range(5):
-            chain = b"X-Forwarded-For: 203.0.113.%d\r\nX-Forwarded-Proto: https\r\nHost: a" % number
+            chain = b"X-Forwarded-For: 203.0.113.%d, 10.0.0.9\r\nX-Forwarded-Proto: https\r\nHost: a" % number
             shape = it.shape(chain, connection=balancer)
-            assert b"X-Forwarded-For: 203.0.113.%d\r\nX-Forwarded-Proto: https\r\n" % number in shape.closing
-        assert (it.sizes()["clients"], it.sizes()["fronts"]) == (5, 1)
+            assert shape.client.line == b"X-Forwarded-For: 203.0.113.%d\r\n" % number
+            assert shape.way.before_id.startswith(b"X-Forwarded-Proto: https\r\n")
+            client = shape.client
+            assert (client.ip, client.hops, client.suspect) == (f"203.0.113.{number}", 2, True)
+            assert client.source is AddressSource.X_FORWARDED_FOR
+            assert client.log == (
+                f'"client_ip":"203.0.113.{number}","peer":"10.0.0.1",'
+                '"client_ip_source":"x_forwarded_for","trusted_hops":2'
+            )
+        assert (it.sizes()["ways"], it.sizes()["shapes"]) == (1, 0)
+
+    @pytest.mark.parametrize("chain", [b"", b"unknown", b"203.0.113.9, unknown"])
+    def test_a_chain_that_leads_nowhere_leaves_the_peer(self, chain: bytes) -> None:
+        it = Readers(**TRUSTING)
+        balancer = it.connection("10.0.0.1")
+        it.shape(b"Host: a\r\nX-Forwarded-For: 203.0.113.9", connection=balancer)
+        client = it.shape(b"Host: a\r\nX-Forwarded-For: " + chain, connection=balancer).client
+        assert (client.ip, client.source, client.hops) == ("10.0.0.1", AddressSource.PEER, 1)
+        assert client.line == b"X-Forwarded-For: 10.0.0.1\r\n"
+
+    @pytest.mark.parametrize(
+        ("forwarding", "line"),
+        [
+            ({"chain": "append"}, b"203.0.113.9, 10.0.0.9, 10.0.0.1"),
+            ({"anonymise": True}, b"203.0.113.0"),
+            ({"chain": "append", "anonymise": True}, b"203.0.113.0, 10.0.0.9, 10.0.0.1"),
+        ],
+    )
+    def test_how_a_chain_is_passed_on(self, forwarding: dict[str, Any], line: bytes) -> None:
+        it = Readers(**TRUSTING, forwarding=forwarding)
+        block = b"Host: a\r\nX-Forwarded-For: 6.6.6.6, 203.0.113.9, 10.0.0.9"
+        client = it.shape(block, connection=it.connection("10.0.0.1")).client
+        assert client.line == b"X-Forwarded-For: %b\r\n" % line
+
+    @pytest.mark.parametrize("header", ["CF-Connecting-IP", "X-Visitor", "X-Forwarded-For"])
+    def test_a_client_header_names_the_client(self, header: str) -> None:
+        it = Readers(trust={"proxies": ["10.0.0.0/8"], "client_header": header})
+        block = b"Host: a\r\n%b: 198.51.100.4\r\nX-A: 1" % header.encode()
+        balancer = it.connection("10.0.0.1")
+        shape = it.shape(block, connection=balancer)
+        assert (shape.client.ip, shape.client.source) == ("198.51.100.4", AddressSource.HEADER)
+        assert (b"X-Visitor: 198.51.100.4" in shape.before) is (header == "X-Visitor")
+        other = it.shape(block.replace(b"100.4", b"100.5"), connection=balancer)
+        assert other.client.ip == "198.51.100.5"
 
     @pytest.mark.parametrize(
         ("peer", "value", "named"),
@@ -257,7 +325,7 @@ class TestClients:
         line = b"X-Request-Id: " + value.encode()
         assert it.shape(b"Host: a", line, connection=connection).named_id == named
         other = it.shape(b"Host: a", line[:-1] + b"2", connection=connection)
-        assert it.sizes()["clients"] == 1
+        assert it.sizes()["ways"] == 1
         assert other.named_id == (named[:-1] + "2" if named else "")
 
     def test_two_names_of_a_request_are_none(self) -> None:
@@ -268,101 +336,102 @@ class TestClients:
 
     def test_what_is_dropped_and_who_is_suspect_is_counted_with_each_request(self) -> None:
         it = Readers()
-        assert it.shape(b"Host: a").client.dropped == ()
-        assert it.shape(b"Host: a\r\nX-Request-Id: 1").client.dropped == ("managed",)
-        assert it.shape(b"Host: a\r\nForwarded: for=1.1.1.1").client.dropped == ("managed",)
-        assert it.shape(b"Host: a\r\nX-Forwarded-For: 1.1.1.1").client.dropped == ("managed",)
+        assert it.shape(b"Host: a").way.dropped == ()
+        assert it.shape(b"Host: a\r\nX-Request-Id: 1").way.dropped == ("managed",)
+        assert it.shape(b"Host: a\r\nForwarded: for=1.1.1.1").way.dropped == ("managed",)
+        assert it.shape(b"Host: a\r\nX-Forwarded-For: 1.1.1.1").way.dropped == ("managed",)
         assert it.shape(b"Host: a", connection=it.connection("10.0.0.1")).client.suspect
         assert not it.shape(b"Host: a", connection=it.connection("8.8.8.8")).client.suspect
 
     def test_a_host_that_is_called_like_the_placeholder_of_the_request_id(self) -> None:
         nil = b"00000000-0000-0000-0000-000000000000"
         shape = Readers(forwarding={"via": True}).shape(b"Host: " + nil)
-        assert shape.closing.endswith(
+        assert shape.way.before_id.endswith(
             b"\r\nX-Forwarded-Host: " + nil + b"\r\nX-Forwarded-Port: 8000\r\nX-Request-Id: "
         )
-        assert shape.client.after_id == b"\r\nVia: 1.1 posthog-proxy\r\n\r\n"
+        assert shape.way.after_id == b"\r\nVia: 1.1 posthog-proxy\r\n\r\n"
 
-    def test_the_number_of_clients_and_ways_is_bounded(self) -> None:
+    def test_the_number_of_ways_is_bounded(self) -> None:
         it = Readers(**TRUSTING)
         balancer = it.connection("10.0.0.1")
-        for number in range(CLIENTS):
+        for number in range(WAYS):
             it.shape(b"Host: h%d\r\nX-Forwarded-For: 203.0.113.9" % number, connection=balancer)
-        assert (it.sizes()["clients"], it.sizes()["fronts"]) == (CLIENTS, CLIENTS)
+        assert it.sizes()["ways"] == WAYS
         it.shape(b"Host: a", connection=balancer)
-        assert (it.sizes()["clients"], it.sizes()["fronts"]) == (1, 1)
+        assert it.sizes()["ways"] == 1
 
-    @pytest.mark.parametrize("name", [b"X-Forwarded-For", b"X-Forwarded-Host"])
-    def test_long_lines_about_a_client_are_not_kept(self, name: bytes) -> None:
+    def test_long_lines_about_the_way_are_not_kept(self) -> None:
         it = Readers(**TRUSTING)
         balancer = it.connection("10.0.0.1")
-        for _ in range(2):
+        for name in (b"X-Forwarded-Host", b"Forwarded"):
             it.shape(b"Host: a\r\n" + name + b": " + b"x" * LONGEST_BLOCK, connection=balancer)
-        sizes = it.sizes()
-        assert (sizes["clients"], sizes["fronts"]) == (0, name == b"X-Forwarded-For")
+        assert it.sizes()["ways"] == 0
+        it.shape(b"Host: a\r\nX-Forwarded-For: " + b"x" * LONGEST_BLOCK, connection=balancer)
+        assert it.sizes()["ways"] == 1
 
 
 # --- log lines ------------------------------------------------------------------------------------
 
 
 class TestLogLines:
-    KEY = ("0.0.0.0:8000", b"POST", b"/e/", b"ver=1.2")
+    KEY = ("0.0.0.0:8000", b"POST", b"/e/", b"ph.example", 200, "127.0.0.1:1", 0, True)
 
-    def test_blocks_that_look_alike_in_the_log_share_a_line(self) -> None:
-        it = Readers()
-        one, two = it.shape(b"Host: a\r\nX: 1"), it.shape(b"Host: a\r\nX: 2")
-        assert it.fast.log_line(one, it.route(), self.KEY) is it.fast.log_line(two, it.route(), self.KEY)
-        assert it.sizes()["lines"] == 1
+    def other(self, place: int, value: object) -> Any:
+        return (*self.KEY[:place], value, *self.KEY[place + 1 :])
 
-    def test_what_the_log_shows_tells_lines_apart(self) -> None:
+    def test_what_the_log_shows_tells_outcomes_apart(self) -> None:
         it = Readers()
-        listener, method, path, query = self.KEY
-        plain = it.shape(b"Host: a")
-        lines = [
-            it.fast.log_line(plain, it.route(), self.KEY),
-            it.fast.log_line(plain, it.route(), ("unix:/x", method, path, query)),
-            it.fast.log_line(plain, it.route(), (listener, b"GET", path, query)),
-            it.fast.log_line(plain, it.route(), (listener, method, b"/e", query)),
-            it.fast.log_line(plain, it.route(), (listener, method, path, b"ver=1.3")),
-            it.fast.log_line(it.shape(b"Host: b"), it.route(), self.KEY),
-            it.fast.log_line(it.shape(b"Host: a\r\nUser-Agent: b"), it.route(), self.KEY),
+        keys = [
+            self.KEY,
+            *map(self.other, range(8), ("unix:/x", b"GET", b"/e", b"b", 400, "127.0.0.1:2", 1, False)),
         ]
-        assert len(set(map(id, lines))) == len(lines)
-        assert all(line.parts is not None for line in lines)
+        outcomes = [it.fast.outcome(key, it.route()) for key in keys]
+        assert all(outcome.parts is not None and outcome.record is None for outcome in outcomes)
+        assert len({outcome.parts for outcome in outcomes}) == len(outcomes)
+        assert outcomes[0].labels == ("/e", "ingest_v0", "POST", "2xx")
+        assert all(it.fast.outcomes[key] is outcome for key, outcome in zip(keys, outcomes, strict=True))
 
     def test_the_text_form_keeps_the_record_itself(self) -> None:
         it = Readers(log={"format": "text"})
-        line = it.fast.log_line(it.shape(b"Host: a\r\nUser-Agent: b"), it.route(), self.KEY)
-        assert line.parts is None
-        assert (line.record.method, line.record.target) == (b"POST", b"/e/?ver=1.2")
-        assert (line.record.host, line.record.user_agent) == (b"a", b"b")
-        assert (line.record.route, line.record.cls, line.record.origin) == ("/e", "ingest_v0", "upstream")
+        outcome = it.fast.outcome(self.KEY, it.route())
+        assert outcome.parts is None
+        record = outcome.record
+        assert record is not None
+        assert (record.method, record.target, record.host) == (b"POST", b"/e/", b"ph.example")
+        assert (record.route, record.cls, record.origin) == ("/e", "ingest_v0", "upstream")
+        assert (record.status, record.upstream_status, record.upstream_addr) == (200, 200, "127.0.0.1:1")
+        assert (record.retries, record.reused) == (0, True)
 
-    def test_the_number_is_bounded_for_all_and_for_each_block(self) -> None:
+    def test_who_sent_it(self) -> None:
         it = Readers()
-        shapes = [it.shape(b"Host: a\r\nX: %d" % number) for number in range(2)]
-        for number in range(LINES):
-            key = (*self.KEY[:2], b"/static/%d" % number, b"")
-            it.fast.log_line(shapes[number % 2], it.route(), key)
-            assert max(len(shape.logs) for shape in shapes) <= 16
-        assert it.sizes()["lines"] == LINES
-        assert all(shape.logs for shape in shapes)
-        it.fast.log_line(shapes[0], it.route(), self.KEY)
-        assert it.sizes()["lines"] == 1
-        assert [len(shape.logs) for shape in shapes] == [1, 0]
+        assert it.fast.sender((b"a/1", b"ver=1.2")) == '"a/1","sdk":"posthog-js","sdk_version":"1.2"'
+        assert it.fast.sender((b"posthog-node/5.1", b"")) == (
+            '"posthog-node/5.1","sdk":"posthog-node","sdk_version":"5.1"'
+        )
+        assert it.fast.sender((b"", b"")) == '"","sdk":"","sdk_version":""'
+        assert it.sizes()["senders"] == 3
 
-    @pytest.mark.parametrize("what", ["path", "query", "host", "agent"])
-    def test_a_long_one_is_made_each_time(self, what: str) -> None:
+    def test_the_numbers_are_bounded(self) -> None:
         it = Readers()
-        long = b"x" * (LONGEST_LINE - 15)
-        host = b"Host: " + (long[:200] if what == "host" else b"a")
-        shape = it.shape(host + b"\r\nUser-Agent: " + (long if what in ("agent", "host") else b"a"))
-        path = b"/static/" + (long if what == "path" else b"a")
-        key = (*self.KEY[:2], path, long if what == "query" else b"")
-        line = it.fast.log_line(shape, it.route(), key)
-        kept = what != "host"
-        assert (it.fast.log_line(shape, it.route(), key) is line) is kept
-        assert it.sizes()["lines"] == len(shape.logs) == kept
+        for number in range(OUTCOMES):
+            it.fast.outcome(self.other(4, number), it.route())
+        assert it.sizes()["outcomes"] == OUTCOMES
+        it.fast.outcome(self.other(4, OUTCOMES), it.route())
+        assert it.sizes()["outcomes"] == 1
+        for number in range(SENDERS):
+            it.fast.sender((b"%d" % number, b""))
+        assert it.sizes()["senders"] == SENDERS
+        it.fast.sender((b"x", b""))
+        assert it.sizes()["senders"] == 1
+
+    def test_long_ones_are_made_each_time(self) -> None:
+        it = Readers()
+        long = b"x" * LONGEST_LINE
+        it.fast.outcome(self.other(2, b"/static/" + long), it.route(b"/static/a"))
+        it.fast.outcome(self.other(3, long), it.route())
+        it.fast.sender((long, b"ver=1"))
+        it.fast.sender((b"a", long))
+        assert (it.sizes()["outcomes"], it.sizes()["senders"]) == (0, 0)
 
 
 # --- two requests that differ in one thing --------------------------------------------------------

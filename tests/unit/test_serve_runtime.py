@@ -11,6 +11,7 @@ import pytest
 from proxy.clock import Deadlines
 from proxy.config.load import config_from
 from proxy.config.schema import LogLevel
+from proxy.message import AddressSource, ClientAddress
 from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json
 from proxy.observe.metrics import Counters
@@ -109,3 +110,21 @@ def test_idle_connections_stay_until_the_proxy_retires_them() -> None:
     assert shared.idle_until(5.0) == 65.0
     shared.retiring = True
     assert shared.idle_until(5.0) == 5.0
+
+
+def test_rates_are_asked_of_the_client_at_the_moment() -> None:
+    shared = runtime(limits={"rate_per_client": 1, "rate_burst": 2}, trust={"proxies": ["10.0.0.0/8"]})
+    client = ClientAddress(ip_address("203.0.113.7"), AddressSource.X_FORWARDED_FOR, True)
+    balancer = ClientAddress(ip_address("10.0.0.1"), AddressSource.PEER, True)
+    assert [shared.throttle(client) for _ in range(3)] == [0, 0, 1]
+    assert isinstance(shared.clock, HandClock)
+    shared.clock.now += 0.75
+    assert shared.throttle(client) == 0.25
+    assert [shared.throttle(balancer) for _ in range(5)] == [0] * 5
+
+
+def test_rates_are_not_limited_unless_said() -> None:
+    shared = runtime()
+    client = ClientAddress(ip_address("203.0.113.7"), AddressSource.PEER, False)
+    assert shared.rates is None
+    assert [shared.throttle(client) for _ in range(1000)] == [0] * 1000

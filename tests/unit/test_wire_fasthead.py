@@ -11,6 +11,8 @@ from proxy.wire.fasthead import (
     GENERATION,
     LONGEST,
     LONGEST_BLOCK,
+    LONGEST_NAME,
+    NAMES,
     AnswerReader,
     FastAnswer,
     Lines,
@@ -28,7 +30,8 @@ LONGEST_TARGET = b"/" + b"x" * (LIMITS.target_bytes - 1)
 
 
 def reader(**config: object) -> RequestReader:
-    return RequestReader(LIMITS, ForwardingTable.of(ForwardingConfig(**config)))  # type: ignore[arg-type]
+    told = str(config.pop("told", "")).encode()
+    return RequestReader(LIMITS, ForwardingTable.of(ForwardingConfig(**config)), told)  # type: ignore[arg-type]
 
 
 def block(*lines: bytes) -> bytes:
@@ -36,9 +39,13 @@ def block(*lines: bytes) -> bytes:
 
 
 def taken(before: bytes, after: bytes = b"", it: RequestReader | None = None) -> Lines:
-    lines = (it or reader()).read(before, after)
-    assert isinstance(lines, Lines)
+    lines = Lines()
+    assert (it or reader()).read(before, after, lines) is None
     return lines
+
+
+def left(before: bytes, after: bytes = b"", it: RequestReader | None = None) -> Unfit | None:
+    return (it or reader()).read(before, after, Lines())
 
 
 # --- the lines of a request -----------------------------------------------------------------------
@@ -52,7 +59,7 @@ class TestLines:
         assert lines.before == b"accept: */*\r\nX-Tag: 1\r\nx-tag: 2\r\n"
         assert lines.after == b"Origin: https://shop.example\r\n"
         assert lines.host == b"ph.example"
-        assert (lines.agent, lines.connection, lines.managed) == (None, None, ())
+        assert (lines.agent, lines.connection, lines.told, lines.chain) == (None, None, (), ())
 
     def test_the_host_may_stand_behind_the_length(self) -> None:
         assert taken(b"", HOST).host == b"ph.example"
@@ -72,14 +79,28 @@ class TestLines:
             block(b"X-Real-IP: 1.1.1.1", HOST, b"x-forwarded-for:6.6.6.6"),
             block(b"X-Forwarded-For:  203.0.113.7", b"X_Forwarded_For: 7.7.7.7", b"X-Request-Id: x"),
         )
-        assert lines.managed == (
-            (b"X-Real-IP", b"1.1.1.1"),
-            (b"x-forwarded-for", b"6.6.6.6"),
-            (b"X-Forwarded-For", b"203.0.113.7"),
-            (b"X_Forwarded_For", b"7.7.7.7"),
-            (b"X-Request-Id", b"x"),
-        )
+        assert lines.told == ((b"X-Real-IP", b"1.1.1.1"), (b"X_Forwarded_For", b"7.7.7.7"))
+        assert lines.chain == (b"6.6.6.6", b"203.0.113.7")
+        assert lines.ids == (b"x",)
         assert lines.before == lines.after == b""
+
+    def test_a_block_without_a_line_to_change_goes_on_as_it_is(self) -> None:
+        after = block(b"Accept: */*", b"User-Agent: a", b"X-Empty: ")
+        assert taken(HOST, after).after == after + b"\r\n"
+        assert taken(block(HOST, b"X-Empty:\t")).before == b"X-Empty: \r\n"
+
+    @pytest.mark.parametrize("name", [b"X-Visitor", b"CF-Connecting-IP", b"X-Forwarded-For"])
+    def test_a_line_that_names_the_client_is_told_and_passed_on_unless_it_is_ours(self, name: bytes) -> None:
+        for raw in (name + b": 1.1.1.1", name + b":1.1.1.1\t"):
+            lines = taken(block(HOST, raw), it=reader(told=name.decode().lower()))
+            assert lines.told == ((name, b"1.1.1.1"),)
+            assert lines.chain == ()
+            assert lines.before == (b"X-Visitor: 1.1.1.1\r\n" if name == b"X-Visitor" else b"")
+
+    @pytest.mark.parametrize("name", ["User-Agent", "X-Request-Id", "TE"])
+    def test_a_line_with_two_meanings_is_left(self, name: str) -> None:
+        line = name.encode() + b": 1.1.1.1"
+        assert left(block(HOST, line), it=reader(told=name.lower())) is Unfit.LINE
 
     @pytest.mark.parametrize(
         ("line", "mark"),
@@ -153,7 +174,7 @@ class TestUnfit:
             (block(line, HOST), b""),
             (HOST, block(b"A: b", line)),
         ):
-            assert it.read(before, after) is Unfit.LINE
+            assert left(before, after, it) is Unfit.LINE
 
     @pytest.mark.parametrize(
         "lines",
@@ -165,12 +186,25 @@ class TestUnfit:
         ],
     )
     def test_twice(self, lines: tuple[bytes, ...]) -> None:
-        assert reader().read(block(*lines), b"") is Unfit.TWICE
-        assert reader().read(block(*lines[:-1]), lines[-1]) is Unfit.TWICE
+        assert left(block(*lines)) is Unfit.TWICE
+        assert left(block(*lines[:-1]), lines[-1]) is Unfit.TWICE
 
     def test_no_host(self) -> None:
-        assert reader().read(b"", b"") is Unfit.HOST
-        assert reader().read(b"Accept: */*", b"X-A: 1") is Unfit.HOST
+        assert left(b"", b"") is Unfit.HOST
+        assert left(b"Accept: */*", b"X-A: 1") is Unfit.HOST
+
+    def test_a_value_is_judged_where_the_name_is_known(self) -> None:
+        it = reader()
+        taken(block(HOST, b"X-A: 1", b"X-Real-IP: 1.1.1.1"), it=it)
+        for line in (b"X-A: \x01", b"X-A: a\nb", b"X-Real-IP: \0", b"X-A : 1", b"X-A"):
+            assert left(block(HOST, line), it=it) is Unfit.LINE
+        assert taken(block(HOST, b"X-A:\xff\t"), it=it).before == b"X-A: \xff\r\n"
+
+    def test_too_many_lines(self) -> None:
+        it = RequestReader(HeadLimits(lines=16), ForwardingTable.of(ForwardingConfig()))
+        fifteen = block(HOST, *[b"X: y"] * 14)
+        assert left(fifteen, it=it) is None
+        assert left(fifteen, b"X: y", it=it) is Unfit.SIZE
 
 
 # --- what is remembered ---------------------------------------------------------------------------
@@ -214,8 +248,26 @@ class TestMemory:
     )
     def test_long_lines_addresses_and_odd_ones_are_not_kept(self, line: bytes) -> None:
         it = reader()
-        it.read(HOST, line)
+        left(HOST, line, it)
         assert repr(it) == "<RequestReader young=1 old=0>"
+
+    def test_what_a_proxy_says_of_many_clients_is_kept(self) -> None:
+        it = reader()
+        taken(HOST, block(b"X-Forwarded-Proto: https", b"x-forwarded-port: 443"), it=it)
+        assert repr(it) == "<RequestReader young=3 old=0>"
+
+    def test_the_number_and_the_length_of_names_are_bounded(self) -> None:
+        it = reader()
+        for number in range(2 * NAMES):
+            taken(block(HOST, b"N%d: 1" % number), it=it)
+            assert len(it._names) <= NAMES
+        it = reader()
+        taken(block(HOST, b"N: 1"), it=it)
+        known = len(it._names)
+        taken(block(HOST, b"N" * LONGEST_NAME + b": 1"), it=it)
+        assert len(it._names) == known + 1
+        taken(block(HOST, b"N" * (LONGEST_NAME + 1) + b": 1"), it=it)
+        assert len(it._names) == known + 1
 
     def test_the_longest_that_is_kept(self) -> None:
         it = reader()
@@ -229,14 +281,15 @@ class TestMemory:
 @pytest.mark.parametrize(
     ("line", "read"),
     [
-        (b"GET / HTTP/1.1", (b"GET", b"/", 1)),
-        (b"POST /e/?ip=1&_=2 HTTP/1.1", (b"POST", b"/e/?ip=1&_=2", 1)),
-        (b"OPTIONS /e HTTP/1.0", (b"OPTIONS", b"/e", 0)),
-        (b"GET //e HTTP/1.1", (b"GET", b"//e", 1)),
-        (b"GET %b HTTP/1.1" % LONGEST_TARGET, (b"GET", LONGEST_TARGET, 1)),
+        (b"GET / HTTP/1.1", (b"GET", b"/", b"/", 1)),
+        (b"POST /e/?ip=1&_=2 HTTP/1.1", (b"POST", b"/e/?ip=1&_=2", b"/e/", 1)),
+        (b"OPTIONS /e HTTP/1.0", (b"OPTIONS", b"/e", b"/e", 0)),
+        (b"GET /e?? HTTP/1.1", (b"GET", b"/e??", b"/e", 1)),
+        (b"GET //e HTTP/1.1", (b"GET", b"//e", b"//e", 1)),
+        (b"GET %b HTTP/1.1" % LONGEST_TARGET, (b"GET", LONGEST_TARGET, LONGEST_TARGET, 1)),
     ],
 )
-def test_a_request_line_that_is_taken(line: bytes, read: tuple[bytes, bytes, int]) -> None:
+def test_a_request_line_that_is_taken(line: bytes, read: tuple[bytes, bytes, bytes, int]) -> None:
     assert read_request_line(line, LIMITS) == read
 
 
@@ -327,7 +380,7 @@ class TestAnswersTaken:
         answer = it.read(raw + b"BODY", minor, close)
         assert isinstance(answer, FastAnswer)
         assert (answer.status, answer.length, answer.reusable) == (status, length, reusable)
-        assert (answer.size, answer.whole) == (len(raw), len(raw) + length)
+        assert (answer.size, answer.whole, answer.rest) == (len(raw), len(raw) + length, None)
         assert answer.out == as_general(raw, minor=minor, close=close)
         assert it.read(raw, minor, close) is answer
 
@@ -343,6 +396,14 @@ class TestAnswersTaken:
         ]
         assert repr(it) == "<AnswerReader seen=4>"
 
+    @pytest.mark.parametrize("lines", [b"", b"Connection: Date\r\nDate: D\r\n"])
+    def test_one_without_a_date_leaves_a_place_for_it(self, lines: bytes) -> None:
+        raw = b"HTTP/1.1 200 OK\r\n" + lines + b"Content-Length: 2\r\n\r\n"
+        answer = answers().read(raw, 1, False)
+        assert answer is not None
+        assert answer.rest is not None
+        assert answer.out + b"never" + answer.rest == as_general(raw, minor=1, close=False)
+
 
 class TestAnswersLeft:
     @pytest.mark.parametrize(
@@ -350,8 +411,6 @@ class TestAnswersLeft:
         [
             b"",
             OK[:-1],
-            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nConnection: Date\r\nDate: D\r\nContent-Length: 2\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nDate: D\r\nTransfer-Encoding: chunked\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nDate: D\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -374,7 +433,7 @@ class TestAnswersLeft:
     def test_what_was_left_once_is_left_at_a_look(self) -> None:
         it = answers()
         for _ in range(2):
-            assert it.read(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 1, False) is None
+            assert it.read(b"HTTP/1.1 200 OK\r\nDate: D\r\n\r\n", 1, False) is None
         assert repr(it) == "<AnswerReader seen=1>"
 
     def test_a_head_over_the_limits(self) -> None:
@@ -400,3 +459,19 @@ class TestAnswersRemembered:
             assert answer is not None
             assert answer.size == LONGEST_BLOCK + more
             assert repr(it) == f"<AnswerReader seen={kept}>"
+
+
+class TestCookies:
+    def test_they_are_passed_on_in_their_place(self) -> None:
+        assert taken(block(HOST, b"cookie:a=b", b"X-A: 1")).before == b"cookie: a=b\r\nX-A: 1\r\n"
+
+    def test_they_are_left_out_where_the_route_drops_them(self) -> None:
+        it = RequestReader(LIMITS, ForwardingTable.of(ForwardingConfig()), cookies=True)
+        for _ in range(2):  # judged, then remembered
+            lines = Lines()
+            lines.drop_cookies = True
+            assert it.read(block(HOST, b"Cookie: a=b", b"X-A: 1"), b"cookie: c=d", lines) is None
+            assert (lines.before, lines.after) == (b"X-A: 1\r\n", b"")
+        lines = Lines()
+        assert it.read(block(HOST, b"Cookie: a=b", b"cookie:c=d"), b"", lines) is None
+        assert lines.before == b"Cookie: a=b\r\ncookie: c=d\r\n"

@@ -153,6 +153,65 @@ def test_an_answer_that_h11_refuses(raw: bytes) -> None:
     assert "secret" not in refused.value.detail
 
 
+PLAIN = b"GET /a?b HTTP/1.1\r\nHost: a\r\nCookie: x=1\r\n\r\n"
+PLAIN_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nSet-Cookie: x=1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "twice"),
+    [
+        (PLAIN, False),
+        (PLAIN.replace(b"GET", b"POST").replace(b"Cookie: x=1", b"Content-Length: 5"), False),
+        (PLAIN.replace(b"/a?b", b"http://a/a?b"), True),
+        (PLAIN.replace(b"GET /a?b", b"OPTIONS *"), True),
+        (PLAIN.replace(b"HTTP/1.1", b"HTTP/1.2"), True),
+        (PLAIN.replace(b"x=1", b"x=\xe9"), True),
+        (PLAIN.replace(b"x=1", b"x=\x01"), True),  # a Cookie that is dropped
+        (PLAIN.replace(b"x=1", b"x=\t1"), True),
+        (PLAIN.replace(b"Cookie: x=1", b"Transfer-Encoding: chunked"), True),
+        (PLAIN.replace(b"Cookie: x=1", b"Connection: upgrade"), True),
+        (PLAIN.replace(b"Cookie: x=1", b"Expect: 100-continue\r\nContent-Length: 1"), True),
+    ],
+)
+def test_h11_reads_a_request_that_is_not_plain(
+    raw: bytes, twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+
+    def reader(raw: bytes) -> h11.Request:
+        seen.append(raw)
+        return h11_request(raw)
+
+    monkeypatch.setattr("proxy.wire.heads.h11_request", reader)
+    read_request(raw, LIMITS)
+    assert len(seen) == twice
+
+
+@pytest.mark.parametrize(
+    ("raw", "twice"),
+    [
+        (PLAIN_ANSWER, False),
+        (PLAIN_ANSWER.replace(b"200 OK", b"304 Not Modified"), False),
+        (PLAIN_ANSWER.replace(b"200 OK", b"103 Early Hints"), True),
+        (PLAIN_ANSWER.replace(b"x=1", b"x=\xe9"), True),
+        (PLAIN_ANSWER.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked"), True),
+        (PLAIN_ANSWER.replace(b"Content-Length: 3", b"A: b"), True),
+    ],
+)
+def test_h11_reads_an_answer_that_is_not_plain(
+    raw: bytes, twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+
+    def reader(raw: bytes, method: bytes) -> h11.Response | h11.InformationalResponse:
+        seen.append(raw)
+        return h11_response(raw, method)
+
+    monkeypatch.setattr("proxy.wire.heads.h11_response", reader)
+    read_response(raw, b"GET", LIMITS)
+    assert len(seen) == twice
+
+
 # --- writing ---
 
 

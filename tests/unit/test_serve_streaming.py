@@ -1,4 +1,5 @@
-"""The exchange with bodies that are larger than what is held: the same plays, copied and spliced."""
+"""Bodies that are larger than what is held: the same plays, copied and spliced, begun by the fast path and by
+a general exchange."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.errors import Failure, Source
+from proxy.serve.streaming import stuck_client
 from tests.support.play import Actor, Play
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ HELD = 65_536
 BODY = os.urandom(HELD + 200_000)
 REST = BODY[HELD:]
 POST = b"POST /s/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
-GET = b"GET /app HTTP/1.1\r\nHost: a\r\n\r\n"
+GET = b"GET /static/array.js HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nOk"
 
 ANSWER = os.urandom(300_000)
@@ -36,9 +39,19 @@ ENDLESS = 64 * 1024 * 1024
 """More than all buffers on the way hold."""
 
 
+DEFAULTS: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["fast", "general"])
+def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Which path begins."""
+    monkeypatch.setitem(DEFAULTS, "fast_path", request.param)
+    return bool(request.param)
+
+
 def play_with(splice_bytes: int, **config: Any) -> Play:
     limits = {"splice_bytes": splice_bytes} | config.pop("limits", {})
-    return Play(limits=limits, **config)
+    return Play(limits=limits, **DEFAULTS, **config)
 
 
 async def begin_upload(play: Play, post: bytes = POST) -> tuple[Actor, Actor]:
@@ -91,7 +104,7 @@ def reset(actor: Actor) -> None:
 # --- the straight way -----------------------------------------------------------------------------
 
 
-async def test_both_directions_on_kept_connections(splice_bytes: int) -> None:
+async def test_both_directions_on_kept_connections(splice_bytes: int, fast: bool) -> None:
     async with play_with(splice_bytes) as play:
         client, upstream = await begin_upload(play)
         for _ in range(2):
@@ -114,12 +127,15 @@ async def test_both_directions_on_kept_connections(splice_bytes: int) -> None:
         assert counters.response_bytes == 2 * (len(ANSWER_HEAD) + len(ANSWER))
         # And it really is what the test is called after.
         spliced = 2 * splice_bytes
-        assert counters.request_bytes_spliced == spliced * len(REST)
+        # The fast path holds what one read gives: the second time it is one in pieces.
+        more = len(POST) * fast * splice_bytes
+        assert counters.request_bytes_spliced == spliced * len(REST) + more
+        assert counters.fast_path == 2 * fast
         assert counters.response_bytes_spliced == spliced * (len(ANSWER) - 10)
 
 
 async def test_a_rest_below_the_threshold_is_copied(splice_bytes: int) -> None:
-    async with play_with(splice_bytes * (len(REST) + 1)) as play:
+    async with play_with(splice_bytes * len(BODY)) as play:
         client, upstream = await begin_upload(play)
         client.say(REST)
         await upstream.hear(REST)
@@ -135,7 +151,7 @@ async def test_a_request_that_is_pipelined_behind_a_large_body(splice_bytes: int
         await upstream.hear(REST)
         upstream.say(OK)
         await client.hear(OK)
-        assert (await upstream.hear_head()).startswith(b"GET /app ")
+        assert (await upstream.hear_head()).startswith(b"GET /static/array.js ")
         upstream.say(OK)
         await client.hear(OK)
 
@@ -155,7 +171,7 @@ async def test_bytes_behind_a_large_answer_end_the_upstream_connection(splice_by
 async def test_http_1_0_is_kept_where_it_asks_for_it(splice_bytes: int) -> None:
     async with play_with(splice_bytes) as play:
         client = await play.client()
-        client.say(b"GET /app HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" * 2)
+        client.say(b"GET /static/array.js HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n" * 2)
         upstream = await play.upstream()
         for _ in range(2):
             await upstream.hear_head()
@@ -424,3 +440,65 @@ async def test_a_stop_cuts_what_is_under_way(splice_bytes: int, begin: Callable[
         await client.hear_end()
         await upstream.hear_end()
         assert (await play.line())["error"].endswith("draining: the proxy is shutting down")
+
+
+# --- a proxy that stops ---------------------------------------------------------------------------
+
+
+async def test_an_answer_that_a_stop_cuts_is_reset_and_logged_as_such(splice_bytes: int) -> None:
+    async with play_with(splice_bytes) as play:
+        client, _ = await begin_download(play)
+        (connection,) = play.proxy.connections
+        connection.stop(stuck_client())
+        assert await client.is_reset()
+        line = await play.line()
+        assert (line["status"], line["upstream_status"], line["reused"]) == (200, 200, False)
+        assert line["error"].startswith("truncated: client_write_timeout")
+        assert line["bytes_out"] == len(ANSWER_HEAD) + 10
+        assert play.proxy.counters.requests_in_flight == 0
+
+
+async def test_an_upload_that_a_stop_cuts_is_answered(splice_bytes: int) -> None:
+    async with play_with(splice_bytes) as play:
+        client, upstream = await begin_upload(play)
+        client.say(REST[:1000])
+        await upstream.hear(REST[:1000])
+        (connection,) = play.proxy.connections
+        connection.stop(Failure(Source.PROXY, "draining", 503, "the proxy is shutting down"))
+        assert (await client.hear_answer())[0] == 503
+        assert await upstream.hear_end() == b""
+        assert (await play.line())["error"].startswith("draining")
+
+
+async def test_an_answer_in_the_turn_in_which_the_body_ends(splice_bytes: int, fast: bool) -> None:
+    """The task that has moved the last byte has not told yet."""
+    async with play_with(splice_bytes) as play:
+        client, upstream = await begin_upload(play)
+        client.say(REST)
+        await upstream.hear(REST)
+        upstream.say(OK)
+        await client.hear(OK)
+        assert play.proxy.counters.fast_path == fast
+
+
+async def test_a_large_body_on_a_connection_that_must_first_be_opened(splice_bytes: int, fast: bool) -> None:
+    async with play_with(splice_bytes) as play:
+        client = await play.client()
+        client.say(POST + BODY)
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        await upstream.hear(BODY)
+        upstream.say(ANSWER_HEAD + ANSWER)
+        await client.hear(ANSWER_HEAD + ANSWER)
+        assert play.proxy.counters.fast_path == fast
+        assert (await play.line())["bytes_out"] == len(ANSWER_HEAD) + len(ANSWER)
+
+
+async def test_a_large_body_without_an_upstream_is_refused(splice_bytes: int) -> None:
+    async with play_with(splice_bytes, pool={"retries": 0}) as play:
+        await play.stop_upstream()
+        client = await play.client()
+        client.say(POST + BODY[:HELD])
+        assert (await client.hear_answer())[0] == 503
+        line = await play.line()
+        assert line["error"].startswith("connect_refused")
