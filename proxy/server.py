@@ -49,6 +49,14 @@ _MOST_PIPES = 256
 """Large bodies that are spliced at a time; fewer where their descriptors, four for each, were more than an
 eighth of all."""
 
+_FRESH = 1.0
+"""At a stop, seconds for the first request of a connection that was just made: it may be on its way. (nginx
+gives it client_header_timeout; but one that is silent for longer was opened in advance, as browsers do.)"""
+
+_TURNS_TO_CONNECT = 2
+"""Turns of uvloop from accept(2) to `connection_made`. (asyncio drops what it has accepted when its server
+closes.)"""
+
 _LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
 
 
@@ -180,10 +188,14 @@ class Proxy:
         if handover:
             self._listeners.clear()
         self._close_listeners()
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)  # what was accepted in this turn becomes a connection
         now = self._now()
         end = now + (timeouts.drain if seconds is None else seconds)
+        retiring = now + timeouts.drain_idle if handover else now
         steps: list[tuple[float, Callable[[], None]]] = [
-            (now + timeouts.drain_idle if handover else now, self._retire),
+            (retiring, partial(self._retire, but_made_after=retiring - _FRESH)),
+            (retiring + _FRESH, self._retire),
             (now + timeouts.drain_streams, partial(self._cut, streams_only=True)),
             (end, partial(self._cut, streams_only=False)),
         ]
@@ -311,10 +323,11 @@ class Proxy:
             self._emptied.discard(waiter)
         return True
 
-    def _retire(self) -> None:
+    def _retire(self, *, but_made_after: float = NEVER) -> None:
         self._runtime.retiring = True
         for connection in list(self._runtime.connections):
-            connection.retire()
+            if connection.served or connection.idle_since <= but_made_after:
+                connection.retire()
 
     def _cut(self, *, streams_only: bool) -> None:
         failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")
