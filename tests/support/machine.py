@@ -1,8 +1,8 @@
 """A small Debian under a real systemd, in a container on this machine: booted for a test, thrown away after.
 
 The image is made once (``make provision``: debootstrap, then the proxy's dependencies for its Python); a
-machine writes into memory only. It shares this machine's network, so tests talk to services in it over loopback, and
-this tree's package, so they run what is being tested.
+machine writes into memory only. It shares this machine's network, so tests talk to services in it over
+loopback, and this tree's package, so they run what is being tested.
 """
 
 from __future__ import annotations
