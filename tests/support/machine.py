@@ -1,8 +1,11 @@
 """A small Debian under a real systemd, in a container on this machine: booted for a test, thrown away after.
 
-The image is made once (``make provision``: debootstrap, then the proxy's dependencies for its Python); a
+The image is made once (``make provision``: mmdebstrap, then the proxy's dependencies for its Python); a
 machine writes into memory only. It shares this machine's network, so tests talk to services in it over
 loopback, and this tree's package, so they run what is being tested.
+
+Not every kernel lets a container start another one. Whether this one does is found out by booting
+(``refusal``); where it does not, the tests are left out, with the reason.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,8 +28,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = ROOT / ".cache" / "machine"
 READY = IMAGE / ".ready"
-"""Written when the image is whole."""
+"""Written when the image is whole: what it was made of."""
 
+FAILURE = ROOT / ".cache" / "machine.failure"
+"""Why it could not be made, if it was tried."""
+
+BUILD_TIMEOUT = 180.0
+RELEASE = "bookworm"
 PACKAGES = "systemd,systemd-sysv,dbus,procps,python3,curl"
 SITE = "/usr/local/lib/python3.11/dist-packages"
 COMMAND = """\
@@ -33,7 +43,8 @@ import sys
 from proxy.cli import main
 sys.exit(main())
 """
-BOOT_TIMEOUT = 60.0
+BOOT_TIMEOUT = 30.0
+LOOK_EVERY = 0.02
 _UNTIL_UP = (
     "until systemctl is-system-running --wait 2>/dev/null | grep -qE 'running|degraded'; do sleep 0.1; done"
 )
@@ -52,23 +63,18 @@ class Machine:
         folder.chmod(0o755)
         self._log = (folder / "boot.log").open("wb")
         binds = {ROOT / "proxy": f"{SITE}/proxy", ROOT / "systemd": "/systemd"}
-        self._nspawn = subprocess.Popen(
-            [
-                "systemd-nspawn",
-                "--register=no",
-                "--keep-unit",
-                "--quiet",
-                "--volatile=overlay",
-                *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
-                f"--bind={folder}:/test",
-                "-D",
-                str(IMAGE),
-                "--boot",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
+        command = [
+            *("systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--volatile=overlay"),
+            *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
+            *(f"--bind={folder}:/test", "-D", str(IMAGE), "--boot"),
+        ]
+        try:
+            self._nspawn = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            )
+        except OSError:
+            self._log.close()
+            raise
         self._folder = folder
 
     def __enter__(self) -> Self:
@@ -91,32 +97,30 @@ class Machine:
     def init(self) -> int:
         """The pid of its systemd, as seen from here. Raises ``MachineError`` if there will be none."""
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-        wait = subprocess.run(
-            [
-                "sh",
-                "-c",
-                f"until grep -q . {children} 2>/dev/null || [ ! -e {children} ]; do sleep 0.05; done",
-            ],
-            timeout=BOOT_TIMEOUT,
-            check=False,
-        )
-        pids = children.read_text().split() if wait.returncode == 0 and children.exists() else []
-        if not pids:
-            raise MachineError((self._folder / "boot.log").read_text(errors="replace"))
-        return int(pids[0])
+        for _ in range(int(BOOT_TIMEOUT / LOOK_EVERY)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._nspawn.wait(LOOK_EVERY)
+                break  # it has ended
+            pids = children.read_text().split()
+            if pids:
+                return int(pids[0])
+        raise MachineError(self._boot_log)
+
+    @property
+    def _boot_log(self) -> str:
+        return (self._folder / "boot.log").read_text(errors="replace")
 
     def run(self, *command: str, check: bool = True, timeout: float = PATIENCE) -> str:
         """Run a command in it as root; its standard output. Raises ``MachineError`` if it fails."""
-        done = subprocess.run(
-            ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--cgroup", *command],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        enter = ["nsenter", f"--target={self.init}", "--mount", "--uts", "--ipc", "--pid", "--cgroup"]
+        try:
+            done = subprocess.run(
+                [*enter, *command], capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise MachineError(f"{late}\n{self._boot_log}") from late
         if check and done.returncode != 0:
-            log = (self._folder / "boot.log").read_text(errors="replace")
-            raise MachineError(f"{' '.join(command)}\n{done.stdout}{done.stderr}\n{log}")
+            raise MachineError(f"{' '.join(command)}\n{done.stdout}{done.stderr}\n{self._boot_log}")
         return done.stdout
 
     def show(self, unit: str, name: str) -> str:
@@ -132,42 +136,89 @@ class Machine:
     def stop(self) -> None:
         """Switch it off."""
         self._nspawn.kill()  # its kernel namespace ends with it, and all processes in there
-        self._nspawn.wait()
+        self._nspawn.wait(PATIENCE)
         self._log.close()
+
+
+@functools.cache
+def refusal() -> str | None:
+    """Why there can be no machine here, ``None`` if it boots (or was never made)."""
+    if os.geteuid() != 0:
+        return "systemd-nspawn wants to be root"
+    if not is_made():
+        return FAILURE.read_text() if FAILURE.exists() else None
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with Machine(Path(folder)):
+                return None
+        except (MachineError, OSError) as error:
+            said = "; ".join(str(error).split("\n")[-5:])
+            return f"it does not boot: {said or 'without a word'}"
 
 
 # Making the image.
 
 
+def is_made() -> bool:
+    """Whether the image is there, and is made of what it is made of today."""
+    return READY.exists() and READY.read_text() == _recipe()
+
+
+def _recipe() -> str:
+    return f"{RELEASE} {PACKAGES} {' '.join(_dependencies())}"
+
+
+def _dependencies() -> list[str]:
+    names: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return names
+
+
 def make() -> None:
-    """Make the image, unless it is there. Raises ``subprocess.CalledProcessError``."""
-    if READY.exists():
+    """Make the image, unless it is there. If that cannot be, the reason is kept (``FAILURE``)."""
+    if is_made():
         return
     shutil.rmtree(IMAGE, ignore_errors=True)
     IMAGE.mkdir(parents=True)
-    sites = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, check=True
-    )
-    mirror = next(site for site in sites.stdout.split() if "security" not in site)
-    bootstrap = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(IMAGE), mirror]
-    subprocess.run(bootstrap, check=True, stdout=sys.stderr)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--target", f"{IMAGE}{SITE}"),
-            *("--python-version", "3.11", "--only-binary=:all:", *project["dependencies"]),
-        ],
-        check=True,
-        stdout=sys.stderr,
-    )
-    (IMAGE / f"{SITE[1:]}/proxy").mkdir()
-    for folder in ("systemd", "test"):
+    try:
+        _make_debian()
+        _make_python()
+    except (OSError, subprocess.SubprocessError) as error:
+        shutil.rmtree(IMAGE, ignore_errors=True)
+        FAILURE.write_text(f"its image cannot be made: {error}")
+        return
+    FAILURE.unlink(missing_ok=True)
+    READY.write_text(_recipe())
+
+
+def _make_debian() -> None:
+    """From the mirror that this machine's packages come from."""
+    targets = ["apt-get", "indextargets", "--format", "$(SITE) $(CODENAME)", "Identifier: Packages"]
+    known = subprocess.run(targets, capture_output=True, text=True, check=True).stdout.splitlines()
+    mirrors = [site for site, _, name in (line.partition(" ") for line in known) if name == RELEASE]
+    command = [
+        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}"),
+        '--aptopt=Acquire::Languages "none"',
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
+        *(RELEASE, str(IMAGE), *mirrors[:1]),
+    ]
+    subprocess.run(command, check=True, stdout=sys.stderr, timeout=BUILD_TIMEOUT)
+
+
+def _make_python() -> None:
+    """Give its Python what the proxy depends on, and the places for what is tested."""
+    install = [
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--target", f"{IMAGE}{SITE}"),
+        *("--python-version", "3.11", "--only-binary=:all:", *_dependencies()),
+    ]
+    subprocess.run(install, check=True, stdout=sys.stderr, timeout=BUILD_TIMEOUT)
+    for folder in (f"{SITE[1:]}/proxy", "systemd", "test"):
         (IMAGE / folder).mkdir()
     program = IMAGE / "usr/local/bin/posthog-proxy"
     program.write_text(COMMAND)
     program.chmod(0o755)
-    READY.touch()
 
 
 if __name__ == "__main__":
     make()
+    if (why := refusal()) is not None:
+        print(f"no machine under systemd here: {why}", file=sys.stderr)
