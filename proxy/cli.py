@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["demo"]:  # it has a parser of its own
         return _demo(words[1:])
+    if words[:1] == ["init"]:  # so has it
+        return _init(words[1:])
     options = _parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
+    commands.add_parser("init", help="set it up as a service under systemd, or take it away", add_help=False)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
     commands.add_parser(
@@ -128,6 +131,12 @@ def _demo(arguments: list[str]) -> int:
     from proxy.standin.demo import main as demo
 
     return demo(arguments)
+
+
+def _init(arguments: list[str]) -> int:
+    from proxy.setup.command import main as init
+
+    return init(arguments)
 
 
 def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:

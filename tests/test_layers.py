@@ -37,6 +37,7 @@ LAYERS = {
     "workers": TOP,
     "notify": TOP,
     "doctor": TOP,
+    "setup": TOP,
     "cli": TOP,
     "standin": TOP,
     "__init__": TOP,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.setup.plan import DISABLE, ENABLE
+from proxy.standin.server import Standin
 from tests.support.load import Load
-from tests.support.machine import Machine, MachineError
+from tests.support.machine import PATIENCE, Machine, MachineError
 from tests.support.ports import free_port
-from tests.support.wire import Client, RawUpstream, exchange
+from tests.support.wire import OK, Client, RawUpstream, Received, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +106,25 @@ def test_it_is_active_when_it_serves_and_stops_cleanly(installed: Installed, wor
     assert installed.machine.show(SERVICE, "Result") == "success"
     assert installed.machine.show(SERVICE, "ExecMainStatus") == "0"
     assert installed.events("stopped")
+
+
+def test_it_stops_within_its_time_though_an_answer_never_comes(installed: Installed) -> None:
+    installed.configure(more="[timeouts]\ndrain = '500ms'\n")
+    over = threading.Event()
+
+    def hesitate(received: Received) -> bytes:
+        over.wait(PATIENCE)
+        return OK
+
+    installed.upstream.answer = hesitate
+    installed.start()
+    with Client(installed.address) as client:
+        client.send(EVENT)
+        installed.upstream.next_request()
+        installed.machine.run("systemctl", "stop", SERVICE, timeout=20)
+        assert client.answer(b"POST").status == 503
+    over.set()
+    assert installed.machine.show(SERVICE, "Result") == "success"
 
 
 def test_a_configuration_that_is_wrong_fails_the_start_and_the_journal_says_why(installed: Installed) -> None:
@@ -215,6 +238,32 @@ def test_a_healthy_service_outlives_its_watchdog(installed: Installed) -> None:
     main, _ = installed.pids()
     installed.machine.run("sleep", "3")
     assert installed.pids()[0] == main
+
+
+async def test_what_init_writes_serves_and_goes_again(machine: tuple[Machine, Path]) -> None:
+    booted, _ = machine
+
+    async def run(command: str, **options: bool) -> str:
+        return await asyncio.to_thread(booted.run, "sh", "-c", command, **options)
+
+    async with Standin() as standin:
+        address = ("127.0.0.1", free_port())
+        before = await run("find /etc | sort")
+        said = await run(f"posthog-proxy init --upstream {standin.url} --listen 127.0.0.1:{address[1]}")
+        assert f"  {ENABLE}\n" in said
+        alias = re.search(r'api_host: "https://<.*?>(/[\w-]+)"', said)
+        assert alias is not None
+        await run(f"systemctl daemon-reload && {ENABLE}")
+        body = json.dumps({"event": "seen", "token": "phc_1", "distinct_id": "u"}).encode()
+        head = f"POST {alias[1]}/e/ HTTP/1.1\r\nHost: e.test\r\nContent-Length: {len(body)}\r\n\r\n"
+        answer = await asyncio.to_thread(exchange, address, head.encode() + body)
+        assert (answer.status, answer.body) == (200, b'{"status":"Ok"}')
+        assert [event.name for event in standin.events] == ["seen"]
+        assert await run("posthog-proxy init --uninstall 2>&1", check=False) == (
+            f"error: posthog-proxy.service and posthog-proxy.socket still in use; first: {DISABLE}\n"
+        )
+        await run(f"{DISABLE} && posthog-proxy init --uninstall && systemctl daemon-reload")
+        assert await run("find /etc | sort") == before
 
 
 def test_how_much_it_is_exposed(installed: Installed) -> None:

@@ -62,7 +62,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o755)
         self._log = (folder / "boot.log").open("wb")
-        binds = {ROOT / "proxy": f"{SITE}/proxy", ROOT / "systemd": "/systemd"}
+        binds = {ROOT / "proxy": f"{SITE}/proxy", ROOT / "proxy/setup/units": "/systemd"}
         command = [
             *("systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--volatile=overlay"),
             *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
