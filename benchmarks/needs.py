@@ -14,6 +14,7 @@ HOW = {
     "haproxy": "apt-get install haproxy (Debian 12: 2.6)",
     "caddy": "apt-get install caddy (Debian 12: 2.6)",
     "wrk": "apt-get install wrk",
+    "openssl": "apt-get install openssl",
     "taskset": "apt-get install util-linux",
     "setpriv": "apt-get install util-linux",
     "perf": "apt-get install linux-perf",
@@ -22,7 +23,7 @@ HOW = {
 }
 """Name of a program or package and the command that brings it."""
 
-ALWAYS = ("wrk", "nginx", "taskset", "setpriv")
+ALWAYS = ("wrk", "nginx", "openssl", "taskset", "setpriv")
 """Needed by every run: nginx is the origin too."""
 
 

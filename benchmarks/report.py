@@ -76,10 +76,11 @@ def processor_table(results: Results) -> str:
             cells.append(cell(good(base, lambda sample: sample.cpu), ".1f"))
         for peer in others:
             samples = results.samples_of(load, peer)
-            if with_baseline:
+            if base:
                 cells.append(cell(ratios(samples, base, lambda sample: sample.cpu), ".2f"))
             else:
-                cells.append(cell(good(samples, lambda sample: sample.cpu), ".1f"))
+                alone = cell(good(samples, lambda sample: sample.cpu), ".1f")
+                cells.append(f"{alone} µs" if with_baseline and samples else alone)
         return cells
 
     unit = "× nginx" if with_baseline else "µs"

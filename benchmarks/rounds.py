@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.loads.saturation import saturate
@@ -59,7 +59,8 @@ def measure(stage: Stage, plan: Plan, results: Results, say: Say) -> None:
     results.titles[load.name] = load.title
     results.configs[load.name] = {running.name: running.config for running in stage.peers}
     if plan.warm_up:
-        straight = saturate(load, stage.origin, stage.requests, seconds=plan.warm_up, core=stage.cores.load)
+        plain = replace(load, scheme="http")  # the origin itself speaks no TLS
+        straight = saturate(plain, stage.origin, stage.requests, seconds=plan.warm_up, core=stage.cores.load)
         results.ceilings[load.name] = straight.requests / straight.seconds
         say(f"{load.name}: straight at the origin {results.ceilings[load.name]:,.0f}/s")
         for running in stage.peers:

@@ -16,7 +16,7 @@ from benchmarks.machine import Cores, resident
 from benchmarks.origins import start_origin
 from benchmarks.origins.answers import answer_to
 from benchmarks.peers import Setting
-from benchmarks.process import LOOPBACK, ROOT, Child, StartError
+from benchmarks.process import LOOPBACK, ROOT, Child, StartError, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,11 +96,14 @@ def stage(load: Load, peers: Sequence[Peer], cores: Cores, descriptors: int) -> 
             descriptors=descriptors,
             folder=folder,
             core=cores.peer,
+            tcp=load.tcp,
+            pem=_certificate(folder, cores.load) if load.scheme == "https" else None,
             cached=load.cached,
         )
         made = Stage(load, cores, folder, file, (LOOPBACK, origin), [])
         for peer in peers:
-            if load.cached and not peer.caches:
+            lacks_tls = setting.pem is not None and not peer.ends_tls
+            if (load.tcp and not peer.relays) or lacks_tls or (load.cached and not peer.caches):
                 continue
             running = peer.start(setting)
             stack.enter_context(running.child)
@@ -119,12 +122,29 @@ def check(running: Running, sent: Sequence[bytes]) -> None:
     for request in sent:
         path = request.split(b" ", 2)[1].decode()
         try:
-            with connect(running.address) as connection:
+            with connect(running.address, tls=running.tls) as connection:
                 reply = ask(connection, request)
         except OSError as error:
             raise WrongAnswerError(f"{running.name}: {path}: {error}: {running.child.report()}") from error
         if reply.status != 200 or reply.body != answer_to(path).body:
             raise WrongAnswerError(f"{running.name}: {path} is not the origin's answer: {reply.head!r}")
+
+
+def _certificate(folder: Path, core: int) -> Path:
+    """Make a certificate (ECDSA P-256, what public authorities give by default) and its key in one file."""
+    file = folder / "certificate.pem"
+    words = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=bench"
+    )
+    run(
+        [*words.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", file, "-out", f"{file}.crt"],
+        core=core,
+        timeout=30,
+    )
+    with file.open("ab") as both:
+        both.write(Path(f"{file}.crt").read_bytes())
+    file.chmod(0o644)
+    return file
 
 
 def _hold(made: Stage, running: Running, stack: ExitStack) -> Child:

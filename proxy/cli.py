@@ -34,16 +34,22 @@ _DESCRIPTION = (
 # Each flag that stands for one key of the configuration, and its help.
 _KEY_FLAGS = {
     "listen": ("HOST:PORT|unix:/PATH", "where to listen; may be repeated, or a list with commas"),
+    "listen_tls": ("HOST:PORT", "where to listen for https; may be repeated"),
+    "tls.certificate": ("FILE", "PEM file of the certificate and its intermediates"),
+    "tls.key": ("FILE", "PEM file of its private key"),
     "preset": ("NAME", "where PostHog runs: posthog-cloud-us, posthog-cloud-eu, self-hosted or hobby"),
     "behind": ("LIST", "what stands in front: cloudflare, aws-alb, aws-nlb, gcp, nginx, private, addresses"),
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
+    "access.allowed_ip_blocks": ("LIST", "who may use what is not public: addresses and CIDR blocks"),
     "workers": ("N|auto", "worker processes; auto: one for each CPU"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
 }
+
+_REPEATED = frozenset({"listen", "listen_tls"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
     commands.add_parser("init", help="set it up as a service under systemd, or take it away", add_help=False)
+    routes = commands.add_parser(
+        "routes", help="print where each path goes, who may ask for it, and its limits", allow_abbrev=False
+    )
+    _add_configuration_flags(routes)
+    routes.add_argument("--json", action="store_true", help="as JSON")
+    routes.set_defaults(command=_routes, parser=routes)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
     commands.add_parser(
@@ -90,7 +102,7 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
         "--config", "-c", metavar="FILE", help="TOML file; environment and flags are stronger"
     )
     for key, (metavar, text) in _KEY_FLAGS.items():
-        action = "append" if key == "listen" else "store"
+        action = "append" if key in _REPEATED else "store"
         parser.add_argument(FLAGS[key], dest=key, metavar=metavar, help=text, action=action)
     parser.add_argument(
         "--set",
@@ -148,7 +160,7 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     try:
         sources = Sources(options.config, _flags(options)).fetch()
         loaded = sources.load(os.environ, _today())
-        Tables.of(loaded.config)  # finds the routes and aliases that cannot be
+        Tables.of(loaded.config)  # the rules may find something wrong, too
         return sources, loaded
     except ConfigError as error:
         for problem in error.problems:
@@ -167,8 +179,7 @@ def _today() -> datetime.date:
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
     """The flags as dotted keys with their text."""
     flags = {key: getattr(options, key) for key in _KEY_FLAGS if getattr(options, key) is not None}
-    if "listen" in flags:
-        flags["listen"] = ",".join(flags["listen"])
+    flags |= {key: ",".join(flags[key]) for key in _REPEATED & flags.keys()}
     for setting in options.settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -189,6 +200,18 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
+    return 0
+
+
+def _routes(options: argparse.Namespace) -> int:
+    read = _load(options)
+    if read is None:
+        return 2
+    from proxy.routes import as_json, as_text
+    from proxy.rules.decide import Tables
+
+    config = read[1].config
+    sys.stdout.write((as_json if options.json else as_text)(config, Tables.of(config)))
     return 0
 
 

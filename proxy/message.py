@@ -105,7 +105,11 @@ class Peer:
     """Who is at the other end of the downstream socket, and how it reached us.
 
     ``ip`` is ``None`` for a Unix socket. ``listener`` is the listener's name for the log,
-    ``local_port`` the port that it was reached at (0 for a Unix socket).
+    ``local_ip`` and ``local_port`` where it reached us (``None`` and 0 for a Unix socket).
+
+    ``client_certificate`` is the subject of the certificate that it has shown, as RFC 4514 writes it, and
+    only if one of the configured authorities vouches for it. ``certificate_names`` are the names in the
+    certificate that it was shown, where Host has to be one of them (`tls.strict_sni`).
     """
 
     ip: IPAddress | None
@@ -114,6 +118,9 @@ class Peer:
     listener: str = ""
     local_port: int = 0
     preface: Preface | None = None
+    local_ip: IPAddress | None = None
+    client_certificate: str | None = None
+    certificate_names: tuple[str, ...] | None = None
 
 
 class AddressSource(enum.Enum):
@@ -183,6 +190,32 @@ SDK_CLASSES = frozenset(
 path is never redirected."""
 
 
+class Access(enum.Enum):
+    """Who may ask for a path (rules/access.py): everybody; whoever has an ``Authorization: Bearer``, which
+    PostHog checks; whoever meets what `[access]` demands; nobody from outside."""
+
+    PUBLIC = "public"
+    BEARER = "bearer"
+    PROTECTED = "protected"
+    NEVER = "never"
+
+
+class Credential(enum.Enum):
+    """What only the outside can check: a password against its hash, a session with a service."""
+
+    BASIC = "basic"
+    FORWARD = "forward_auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The request may go on once its credentials are checked, in this order: all of them, or with
+    ``one_suffices`` any of them."""
+
+    credentials: tuple[Credential, ...]
+    one_suffices: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a path goes and what holds there. Sizes in bytes, times in seconds.
@@ -207,6 +240,8 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    sdk: bool = False
+    access: Access = Access.PROTECTED
     cut: int = 0
     lead: bytes = b""
     drop_cookies: bool = False
@@ -219,7 +254,8 @@ Trail: TypeAlias = Callable[[], tuple[str, ...]]
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send it on: the derived head, ready to be rendered (rules/forwarding.py made ``fields``).
-    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter."""
+    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter.
+    ``ask``: only after these credentials have been checked (serve/admission.py)."""
 
     route: Route
     client: ClientAddress
@@ -227,6 +263,9 @@ class Forward:
     fields: Fields
     request_id: str
     dropped: tuple[str, ...] = ()
+    ask: Ask | None = None
+    hsts: bytes = b""
+    """The Strict-Transport-Security of the answer; empty: what the upstream says."""
     trail: Trail = field(default=tuple, compare=False, repr=False)
 
     @property
@@ -238,7 +277,9 @@ class Forward:
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer it ourselves. ``reason`` is the machine word for log and counter, ``detail`` the
-    sentence for the client; ``close`` ends the connection afterwards (lingering)."""
+    sentence for the client; ``close`` ends the connection afterwards (lingering). ``fields`` are lines that
+    the answer has besides (a challenge, where to go instead); with a ``body``, that stands in place of ours
+    and ``fields`` describe it."""
 
     status: int
     reason: str
@@ -248,6 +289,8 @@ class Refuse:
     client: ClientAddress | None = None
     retry_after: int | None = None
     route: Route | None = None
+    fields: Fields = ()
+    body: bytes | None = None
     trail: Trail = field(default=tuple, compare=False, repr=False)
 
     @property

@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-import sys
 from functools import partial
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from proxy.accepting import Acceptor
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
-from proxy.config.schema import LogFormat, LogLevel, UnixAddress, configured_listeners
+from proxy.config.schema import LogFormat, configured_listeners
 from proxy.errors import Failure, Source
 from proxy.net.listen import Listener, bind
 from proxy.net.pool import UpstreamPool
@@ -30,8 +30,8 @@ from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
+from proxy.serve.admission import Admission
 from proxy.serve.cached import AssetCache
-from proxy.serve.connection import Connection
 from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from proxy.config.schema import Config, ListenAddress
+    from proxy.config.schema import Config, ListenAddress, LogLevel
+    from proxy.serve.connection import Connection
 
 _DESCRIPTORS_KEPT = 256
 """Descriptors left for pools' idle sockets, logs and the event loop itself."""
@@ -57,8 +58,6 @@ _TURNS_TO_CONNECT = 2
 """Turns of uvloop from accept(2) to `connection_made`. (asyncio drops what it has accepted when its server
 closes.)"""
 
-_LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
-
 
 class Proxy:
     """A running reverse proxy in the current event loop.
@@ -71,6 +70,7 @@ class Proxy:
     :param error_sink: the same for the error log.
     :param counters: what to count in, to go on where another proxy of this process ended.
     :param error_fields: what every line of the error log says besides.
+    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read).
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
     """
 
@@ -109,11 +109,16 @@ class Proxy:
             access_log=self._access_log,
             error_log=self._error_log,
             encode_access=encode_text if form is LogFormat.TEXT else encode_json,
-            on_closed=self._connection_closed,
+            on_closed=self._client_left,
             connection_limit=min(config.limits.connections, _descriptor_limit()),
             jitter=lambda: self._random.uniform(0.9, 1.1),
             error_fields=error_fields or {},
         )
+        self._runtime.admission = self._admission = Admission(self._runtime)
+        if any(listener.tls for listener in configured_listeners(config)):
+            from proxy.net.certificates import ServerTls  # not in the memory of those without TLS
+
+            self._runtime.tls = ServerTls(config, clock, self.counters, self._runtime.error)
         if config.cache.enabled:
             self._runtime.cache = AssetCache(config.cache, self._deadlines)
         if config.fast_path:
@@ -121,11 +126,9 @@ class Proxy:
         self._given = listeners is not None
         self._listeners: list[Listener] = list(listeners or ())
         self._addresses: tuple[ListenAddress, ...] = ()
-        self._servers: dict[Listener, asyncio.Server] = {}
         self._emptied: set[asyncio.Future[None]] = set()
         self._ticker: asyncio.TimerHandle | None = None
-        self._accepting = False
-        self._resuming: asyncio.Task[None] | None = None
+        self._acceptor = Acceptor(self._runtime)
 
     def __repr__(self) -> str:
         state = "DRAINING" if self._runtime.draining else "SERVING" if self._listeners else "STOPPED"
@@ -156,7 +159,8 @@ class Proxy:
         self._tick()
         for pool in self._pools.values():
             pool.start()
-        await self._accept()
+        await self._acceptor.listen_on(self._listeners)
+        await self._acceptor.start()
 
     @property
     def addresses(self) -> tuple[ListenAddress, ...]:
@@ -169,7 +173,8 @@ class Proxy:
         return frozenset(self._runtime.connections)
 
     async def drain(self, seconds: float | None = None, *, handover: bool = False) -> None:
-        """Stop gently: no new connections, idle ones closed, running exchanges may end.
+        """Stop gently: no new connections, idle ones closed (after a second if they are so new that the first
+        request may be on its way), running exchanges may end.
 
         Streams (SSE, WebSocket) are ended after `timeouts.drain_streams`, the rest after ``seconds``
         (default: `timeouts.drain`). Returns when no connection is left; call ``close`` afterwards.
@@ -184,18 +189,18 @@ class Proxy:
         if timeouts.drain_delay and self._listeners and not handover:
             # Answers say `Connection: close` meanwhile, so that a balancer in front notices.
             await self._deadlines.sleep(self._now() + timeouts.drain_delay)
-        self._stop_accepting()
+        self._acceptor.stop()
         if handover:
             self._listeners.clear()
         self._close_listeners()
+        now = self._now()
         for _ in range(_TURNS_TO_CONNECT):
             await asyncio.sleep(0)  # what was accepted in this turn becomes a connection
-        now = self._now()
         end = now + (timeouts.drain if seconds is None else seconds)
         retiring = now + timeouts.drain_idle if handover else now
         steps: list[tuple[float, Callable[[], None]]] = [
-            (retiring, partial(self._retire, but_made_after=retiring - _FRESH)),
-            (retiring + _FRESH, self._retire),
+            (retiring, partial(self._retire, retiring - _FRESH)),
+            (retiring + _FRESH, self._retire_all),
             (now + timeouts.drain_streams, partial(self._cut, streams_only=True)),
             (end, partial(self._cut, streams_only=False)),
         ]
@@ -207,10 +212,10 @@ class Proxy:
     async def close(self) -> None:
         """Stop at once: what still runs is cut. Everything is released when it returns."""
         self._runtime.draining = True
-        if self._resuming is not None:
-            await self._resuming
-        self._stop_accepting()
+        await self._acceptor.settled()
+        self._acceptor.stop()
         self._cut(streams_only=False)
+        self._turn_guests_away()
         running = [c.exchange.task for c in self._runtime.connections if c.exchange is not None]
         await asyncio.gather(*running, return_exceptions=True)
         for connection in list(self._runtime.connections):
@@ -220,6 +225,7 @@ class Proxy:
             pool.close()
         for pool in self._pools.values():
             await pool.wait_closed()
+        await self._admission.close()
         self._splicer.close()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -227,89 +233,25 @@ class Proxy:
         self._access_log.flush()
         self._error_log.flush()
 
-    # Accepting.
-
     async def listen_on(self, listeners: Iterable[Listener]) -> None:
         """Accept on exactly these sockets from now on. The others are no longer this proxy's; they stay
         open, and what waits on them waits."""
-        if self._resuming is not None:
-            await self._resuming
         self._listeners = list(listeners)
         self._addresses = tuple(listener.address for listener in self._listeners)
-        for gone in self._servers.keys() - set(self._listeners):
-            self._servers.pop(gone).close()
-        if self._accepting:
-            await self._accept()
+        await self._acceptor.listen_on(self._listeners)
 
-    async def _accept(self) -> None:
-        """Serve the bound sockets. Each server works on a duplicate, so that accepting can stop at the
-        connection limit and begin again while the kernel keeps the waiting connections."""
-        loop = asyncio.get_running_loop()
-        self._accepting = True
-        for listener in self._listeners:
-            if listener in self._servers:
-                continue
-            factory, backlog = self._factory(str(listener.address)), self.config.limits.backlog
-            duplicate = listener.socket.dup()
-            if isinstance(listener.address, UnixAddress):
-                server = await loop.create_unix_server(
-                    factory, sock=duplicate, backlog=backlog, **_keeping_file(loop)
-                )
-            else:
-                server = await loop.create_server(factory, sock=duplicate, backlog=backlog)
-            self._servers[listener] = server
-            if not self._accepting:  # stopped meanwhile
-                self._stop_accepting()
-                return
-
-    def _factory(self, listener: str) -> Callable[[], Connection]:
-        def connection() -> Connection:
-            if len(self._runtime.connections) + 1 >= self._runtime.connection_limit:
-                self._at_limit()
-            return Connection(self._runtime, listener)
-
-        return connection
-
-    def _at_limit(self) -> None:
-        """The last place goes to the connection that is being made: free another, or stop accepting."""
-        idle = [connection for connection in self._runtime.connections if connection.idle]
-        if idle:
-            min(idle, key=lambda connection: connection.idle_since).retire()
-            self.counters.reject("idle_closed_at_limit")
-        elif self._accepting:
-            self._accepting = False
-            self.counters.reject("accept_paused")
-            self.error(
-                LogLevel.WARNING, "accept_paused", limit=self._runtime.connection_limit, cure=_LIMIT_CURE
-            )
-            # Not at once: the server is still busy with the connection that is being made.
-            asyncio.get_running_loop().call_soon(self._stop_accepting)
-
-    def _stop_accepting(self) -> None:
-        self._accepting = False
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
-
-    def _connection_closed(self, connection: Connection) -> None:
-        if not self._runtime.connections:
+    def _client_left(self) -> None:
+        if not self._runtime.present:
             for waiter in self._emptied:
                 if not waiter.done():
                     waiter.set_result(None)
-        if not self._accepting and not self._runtime.draining and self._resuming is None:
-            self._resuming = asyncio.get_running_loop().create_task(self._accept())
-            self._resuming.add_done_callback(self._resumed)
-
-    def _resumed(self, task: asyncio.Task[None]) -> None:
-        self._resuming = None
-        if self._runtime.draining:
-            self._stop_accepting()
+        self._acceptor.client_left()
 
     # Ending.
 
     async def _wait_empty(self, due: float) -> bool:
         """Wait until no connection is left; false when ``due`` came first."""
-        if not self._runtime.connections:
+        if not self._runtime.present:
             return True
         if due <= self._now():
             return False
@@ -323,11 +265,16 @@ class Proxy:
             self._emptied.discard(waiter)
         return True
 
-    def _retire(self, *, but_made_after: float = NEVER) -> None:
-        self._runtime.retiring = True
+    def _retire(self, made_by: float) -> None:
+        """Close idle connections that have served, or were made by a moment."""
         for connection in list(self._runtime.connections):
-            if connection.served or connection.idle_since <= but_made_after:
+            if connection.served or connection.idle_since <= made_by:
                 connection.retire()
+
+    def _retire_all(self) -> None:
+        self._runtime.retiring = True
+        self._turn_guests_away()
+        self._retire(NEVER)
 
     def _cut(self, *, streams_only: bool) -> None:
         failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")
@@ -335,6 +282,13 @@ class Proxy:
             exchange = connection.exchange
             if not streams_only or (exchange is not None and exchange.streaming):
                 connection.stop(failure)
+        if not streams_only:
+            for passage in list(self._runtime.passages):
+                passage.stop(failure)
+
+    def _turn_guests_away(self) -> None:
+        for guest in list(self._runtime.guests):
+            guest.abort()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -353,6 +307,8 @@ class Proxy:
         now = self._now()
         for pool in self._pools.values():
             pool.count(now)
+        if self._runtime.tls is not None:
+            self._runtime.tls.watch()
         self._runtime.symptoms.sweep(now)
         if self._runtime.cache is not None:
             self._runtime.cache.count(self.counters)
@@ -382,11 +338,3 @@ def _pipe_limit() -> int:
 def _descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
-
-
-def _keeping_file(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    """From Python 3.13 on, asyncio removes the file of a Unix socket when a server stops; ours may begin
-    again. uvloop neither does so nor knows the argument."""
-    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
-        return {"cleanup_socket": False}
-    return {}

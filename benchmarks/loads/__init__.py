@@ -40,7 +40,8 @@ class Load:
     ``distinct`` requests in turn. ``trusted``: they come from a balancer that the proxies believe. ``idle``:
     this many further connections are held open and say nothing. ``delay``: seconds until the origin answers.
     ``steady``: latency is also measured at a fixed rate. ``bulk``: bodies are too large for wrk. ``scheme``
-    is where TLS goes. ``cached``: the proxies answer from their caches; those that have one for it.
+    is where TLS goes. ``tcp``: the proxies relay the connections and know nothing of HTTP; those that can.
+    ``cached``: the proxies answer from their caches; those that have one for it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Load:
     steady: bool = False
     bulk: bool = False
     scheme: str = "http"
+    tcp: bool = False
     cached: bool = False
 
 
@@ -69,6 +71,8 @@ LOADS = (
         steady=True,
     ),
     Load("closing", "events, a new connection for each", requests.ingest_closing),
+    Load("tls", "events over TLS", requests.ingest, scheme="https"),
+    Load("handshakes", "events over TLS, a new connection for each", requests.ingest_closing, scheme="https"),
     Load("idle", "events, beside idle connections", requests.ingest, idle=10_000),
     Load("flags", "flags", requests.flags, steady=True),
     Load("app", "page of the app, 16 KB", requests.app_page, steady=True),
@@ -92,6 +96,23 @@ LOADS = (
         bulk=True,
     ),
     Load("download", "download, 1 MB", requests.download, connections=16, distinct=PRIME, bulk=True),
+    Load(
+        "tcp",
+        "bytes relayed (tcp), 2 MB up or 1 MB down",
+        requests.large,
+        connections=16,
+        distinct=16,
+        origin=Origin.READER,
+        bulk=True,
+        tcp=True,
+    ),
+    Load(
+        "tcp-small",
+        "bytes relayed (tcp), events",
+        requests.ingest,
+        origin=Origin.READER,
+        tcp=True,
+    ),
     Load(
         "slow",
         "events, upstream takes 20 ms, 1,000 in flight",

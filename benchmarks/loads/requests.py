@@ -189,6 +189,11 @@ def replay(random: Random) -> bytes:
     return _request(f"POST /s/?{_replay_query(random)}", _any_browser(random, len(body)), body)
 
 
+def large(random: Random) -> bytes:
+    """Much in one direction, or much in the other."""
+    return random.choice((replay, download))(random)
+
+
 def _small_replay(random: Random) -> bytes:
     """A flush of the usual size, 4 to 200 KB: the larger ones above the 64 KiB that the proxy holds."""
     body = _compressed(random, round(math.exp(random.uniform(math.log(4_000), math.log(200_000)))))

@@ -44,6 +44,9 @@ class Setting:
     descriptors: int
     folder: Path
     core: int
+    tcp: bool = False
+    pem: Path | None = None
+    """Certificate and key of proxies that are to end TLS."""
     cached: bool = False
 
 
@@ -57,6 +60,7 @@ class Running:
     log: Path
     config: str
     ours: bool = False
+    tls: bool = False
 
     @property
     def pid(self) -> int:
@@ -64,14 +68,22 @@ class Running:
 
 
 class Peer(Protocol):
-    """A proxy that can be started. ``programs`` are what it needs on the path; ``caches``: it has a cache
-    that takes scripts (HAProxy's takes less, Caddy has none)."""
+    """A proxy that can be started. ``programs`` are what it needs on the path; ``relays``: it can relay
+    bytes as it is installed (nginx needs a module for that, and so does Caddy); ``ends_tls``: for clients
+    that name no host, as the generator is one (Caddy refuses those); ``caches``: it has a cache that takes
+    scripts (HAProxy's takes less, Caddy has none)."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def programs(self) -> tuple[str, ...]: ...
+
+    @property
+    def relays(self) -> bool: ...
+
+    @property
+    def ends_tls(self) -> bool: ...
 
     @property
     def caches(self) -> bool: ...
@@ -95,6 +107,8 @@ NGINX_CACHE = (
 class Nginx:
     name: str = "nginx"
     programs: tuple[str, ...] = ("nginx",)
+    relays: bool = False
+    ends_tls: bool = True
     caches: bool = True
 
     def version(self) -> list[str | Path]:
@@ -107,6 +121,10 @@ class Nginx:
             if setting.trusted
             else "",
             "believed": "https https;" if setting.trusted else "",
+            "ssl": " ssl" if setting.pem else "",
+            "pair": f"ssl_certificate {setting.pem}; ssl_certificate_key {setting.pem};"
+            if setting.pem
+            else "",
             "cache": NGINX_CACHE if setting.cached else "",
         }
         return _start(self.name, setting, "nginx.conf", ["nginx", "-p", str(setting.folder), "-c"], values)
@@ -116,6 +134,8 @@ class Nginx:
 class HAProxy:
     name: str = "haproxy"
     programs: tuple[str, ...] = ("haproxy",)
+    relays: bool = True
+    ends_tls: bool = True
     caches: bool = False
 
     def version(self) -> list[str | Path]:
@@ -129,15 +149,23 @@ class HAProxy:
         values = {
             "trust": "\n".join(walk) if setting.trusted else "",
             "client": "var(txn.client)" if setting.trusted else "src",
-            "proto": "%[req.hdr(x-forwarded-proto)]" if setting.trusted else "http",
+            "proto": "%[req.hdr(x-forwarded-proto)]"
+            if setting.trusted
+            else "https"
+            if setting.pem
+            else "http",
+            "ssl": f" ssl crt {setting.pem} alpn http/1.1" if setting.pem else "",
         }
-        return _start(self.name, setting, "haproxy.cfg", ["haproxy", "-db", "-f"], values, log="out")
+        template = "haproxy_tcp.cfg" if setting.tcp else "haproxy.cfg"
+        return _start(self.name, setting, template, ["haproxy", "-db", "-f"], values, log="out")
 
 
 @dataclass(frozen=True, slots=True)
 class Caddy:
     name: str = "caddy"
     programs: tuple[str, ...] = ("caddy",)
+    relays: bool = False
+    ends_tls: bool = False
     caches: bool = False
 
     def version(self) -> list[str | Path]:
@@ -188,7 +216,7 @@ def _start(
         return Child([*argv, str(config)], name=name, core=setting.core, folder=folder, env=env)
 
     child, port = on_free_port(start)
-    return Running(name, child, (LOOPBACK, port), access, config.read_text())
+    return Running(name, child, (LOOPBACK, port), access, config.read_text(), tls=setting.pem is not None)
 
 
 # --- ours ------------------------------------------------------------------------------------------
@@ -214,6 +242,8 @@ class Ours:
     python: Path
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    relays: bool = True
+    ends_tls: bool = True
     caches: bool = True
 
     @property
@@ -230,7 +260,15 @@ class Ours:
             "limits.connections_per_client": setting.clients,
             "cache.enabled": str(setting.cached).lower(),
         }
-        argv: list[str | Path] = [self.python, "-m", "proxy", "run", "--listen", f"{LOOPBACK}:0"]
+        argv: list[str | Path] = [self.python, "-m", "proxy", "run"]
+        if setting.tcp:
+            file = setting.folder / f"{self.name}.toml"
+            file.write_text(f"listen = []\n[[listeners]]\naddress = '{LOOPBACK}:0'\nmode = 'tcp'\n")
+            argv += ["--config", file]
+        elif setting.pem:
+            argv += ["--listen-tls", f"{LOOPBACK}:0", "--tls-cert", setting.pem]
+        else:
+            argv += ["--listen", f"{LOOPBACK}:0"]
         argv += ["--upstream", f"http://{LOOPBACK}:{setting.origin}", "--access-log", log]
         argv += ["--trusted-proxies", ",".join(TRUSTED_NETWORKS)] if setting.trusted else []
         argv += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -245,7 +283,9 @@ class Ours:
         port = _listening(child)
         assert port is not None
         config = shlex.join([*(f"{name}={value}" for name, value in env.items()), *map(str, argv)])
-        return Running(self.name, child, (LOOPBACK, port), log, config, ours=True)
+        return Running(
+            self.name, child, (LOOPBACK, port), log, config, ours=True, tls=setting.pem is not None
+        )
 
     def _path(self) -> dict[str, str]:
         """The working tree stands in for an installation only where this very Python is measured."""

@@ -43,7 +43,7 @@ class Variant:
         self.kept = kept
         lines = sum(len(name) + len(value) for name, value in kept.head.fields)
         self.cost = OVERHEAD + len(kept.body) + 2 * lines + sum(map(len, values)) + len(key[2])
-        self._rendered: dict[tuple[bytes, int, bool, bool], tuple[int, bytes]] = {}
+        self._rendered: dict[tuple[bytes, int, bool, bool, bytes], tuple[int, bytes]] = {}
 
     def __repr__(self) -> str:
         return f"<Variant {self.key[2]!r} {self.values!r} {len(self.kept.body)} bytes>"
@@ -57,16 +57,20 @@ class Variant:
         *,
         close: bool,
         not_modified: bool,
+        hsts: bytes = b"",
     ) -> bytes:
         """Return the head of an answer with this in it, rendered once a second at most for requests that are
-        alike. ``minor``: the client's version; ``close``: its connection ends afterwards."""
-        alike = (method, minor, close, not_modified)
+        alike. ``minor``: the client's version; ``close``: its connection ends afterwards; ``hsts`` as in
+        ``response_fields``."""
+        alike = (method, minor, close, not_modified, hsts)
         age = age_of(self.kept, now)
         found = self._rendered.get(alike)
         if found is not None and found[0] == age:
             return found[1]
         answer = answer_from(self.kept, now, not_modified=not_modified)
-        fields = response_fields(answer, method=method, minor=minor, close=close, date=b"", table=table)
+        fields = response_fields(
+            answer, method=method, minor=minor, close=close, date=b"", table=table, hsts=hsts
+        )
         rendered = render_response(answer.status, answer.reason, fields)
         self._rendered[alike] = age, rendered
         return rendered

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 from proxy.config import keys
 from proxy.config.notation import shown
 from proxy.config.presets import BUILT_IN
-from proxy.config.schema import Config, ListenerMode, TcpAddress, UnixAddress, configured_listeners
+from proxy.config.schema import (
+    ClientAuth,
+    Config,
+    ListenerMode,
+    TcpAddress,
+    UnixAddress,
+    configured_certificates,
+    configured_listeners,
+)
 from proxy.errors import Problem
 
 if TYPE_CHECKING:
@@ -39,9 +47,10 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (_trust, _order, _tls, _listeners, _loops, _strips, _aliases)
+    checks = (_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases, _certificates)
     found = [problem for check in checks for problem in check(config, given)]
-    return [*found, *_routes(config, given, upstreams), *_entrances(config, given, upstreams)]
+    named = (_routes, _entrances, _forward_auth)
+    return [*found, *(problem for check in named for problem in check(config, given, upstreams))]
 
 
 def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
@@ -64,13 +73,41 @@ def _order(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
             yield _about(given, low, given[low].shown, f"must not exceed {text}")
 
 
+def _server_tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    tls = config.tls
+    if not configured_certificates(config):
+        for path, speaks in _tls_listeners(config):
+            if speaks:
+                allowed = "needs a certificate: give tls.certificate (--tls-cert) or [[certificates]]"
+                yield _about(given, path, "true" if "[" in path else given[path].shown, allowed)
+    if tls.key and not tls.certificate:
+        cure = "is a key without its certificate; give tls.certificate (--tls-cert) too"
+        yield _about(given, "tls.key", given["tls.key"].shown, cure)
+    if tls.client_auth is not ClientAuth.OFF and not tls.client_ca:
+        allowed = "needs tls.client_ca: the authorities that clients' certificates are checked against"
+        yield _about(given, "tls.client_auth", shown(tls.client_auth.value), allowed)
+    if tls.client_ca and tls.client_auth is ClientAuth.OFF:
+        allowed = 'is never read while tls.client_auth is "off"; make it "optional" or "required"'
+        yield _about(given, "tls.client_ca", shown(tls.client_ca), allowed)
+
+
+def _tls_listeners(config: Config) -> Iterator[tuple[str, bool]]:
+    """Every place that can ask for TLS, and whether it does."""
+    yield "listen_tls", bool(config.listen_tls)
+    for number, listener in enumerate(config.listeners):
+        yield f"listeners[{number}].tls", listener.tls
+
+
 def _tls(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     for name, upstream in config.upstreams.items():
         prefix = f"upstreams.{name}"
         if upstream.ca_file and upstream.insecure:
             cure = "nothing is checked against an authority where nothing is verified; keep one"
             yield _conflict(given, f"{prefix}.insecure", f"{prefix}.ca_file", cure)
-        for word in ("ca_file", "server_name", "insecure"):
+        if upstream.client_key and not upstream.client_cert:
+            cure = "a key without its certificate; give client_cert, or remove it"
+            yield _about(given, f"{prefix}.client_key", given[f"{prefix}.client_key"].shown, cure)
+        for word in ("ca_file", "server_name", "insecure", "client_cert"):
             if getattr(upstream, word) and not upstream.url.tls:
                 cure = "it only means something for an https upstream"
                 yield _conflict(given, f"{prefix}.{word}", f"{prefix}.url", cure)
@@ -81,7 +118,8 @@ def _listeners(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem
     fixed = [address for address in addresses if isinstance(address, UnixAddress) or address.port != 0]
     for address, count in Counter(fixed).items():
         if count > 1:
-            path = "listen" if address in config.listen else "listeners"
+            places = {"listen": config.listen, "listen_tls": config.listen_tls}
+            path = next((path for path, listed in places.items() if address in listed), "listeners")
             yield _about(given, path, shown(str(address)), "is given more than once")
 
 
@@ -134,6 +172,28 @@ def _entrances(config: Config, given: Mapping[str, Setting], upstreams: Collecti
         if listener.upstream and listener.mode is ListenerMode.HTTP:
             allowed = 'only means something with mode = "tcp"; [[routes]] say where requests go'
             yield Problem(path, shown(listener.upstream), allowed, where)
+
+
+def _certificates(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    if config.access.client_certificate and not any(one.tls for one in configured_listeners(config)):
+        allowed = "no listener speaks TLS, so no client could show one and every protected path were closed"
+        yield _about(given, "access.client_certificate", "true", allowed)
+    elif config.access.client_certificate and config.tls.client_auth is ClientAuth.OFF:
+        allowed = 'needs tls.client_auth = "optional" or "required": no client is asked for a certificate'
+        yield _about(given, "access.client_certificate", "true", allowed)
+
+
+def _forward_auth(
+    config: Config, given: Mapping[str, Setting], upstreams: Collection[str]
+) -> Iterator[Problem]:
+    if config.access.forward_auth:
+        where = given["access.forward_auth"].where if "access.forward_auth" in given else "default"
+        yield from _missing("access.forward_auth", config.access.forward_auth, upstreams, where)
+        return
+    for path in sorted(given):
+        if path.startswith("access.forward_auth_"):
+            allowed = "only means something with access.forward_auth"
+            yield _about(given, path, given[path].shown, allowed)
 
 
 def _strips(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
@@ -207,7 +267,13 @@ def value_at(config: Config, path: str) -> float:
 
 def advice(config: Config) -> list[str]:
     """Return a warning for every setting that works, but hardly as it was meant."""
-    return [*_insecure(config), *_everybody(config.trust), *_unread(config.trust), *_redirect_loop(config)]
+    return [
+        *_insecure(config),
+        *_everybody(config.trust),
+        *_unread(config.trust),
+        *_unused_tls(config),
+        *_redirect_loop(config),
+    ]
 
 
 def trusts_somebody(trust: TrustConfig) -> bool:
@@ -244,11 +310,29 @@ def _unread(trust: TrustConfig) -> Iterator[str]:
             )
 
 
+def _unused_tls(config: Config) -> Iterator[str]:
+    if _ends_tls(config):
+        return
+    if configured_certificates(config):
+        yield "certificates are given, but no listener speaks TLS: give listen_tls (--listen-tls)"
+    if config.tls.redirect_https and not trusts_somebody(config.trust):
+        yield (
+            "tls.redirect_https = true, while no listener speaks TLS and no proxy is trusted: nobody can "
+            "come by https here, so every page is redirected for ever; give listen_tls, or list the proxy "
+            "that ends TLS in trust.proxies"
+        )
+
+
+def _ends_tls(config: Config) -> bool:
+    return any(listener.tls for listener in configured_listeners(config))
+
+
 def _redirect_loop(config: Config) -> Iterator[str]:
     """PostHog fact: with SECURE_SSL_REDIRECT its Django answers 301 unless X-Forwarded-Proto says https.
     An https upstream has a proxy of its own to say so."""
     plain = not config.upstreams["default"].url.tls
-    if config.posthog.secure_ssl_redirect and plain and not trusts_somebody(config.trust):
+    unsaid = not trusts_somebody(config.trust) and not _ends_tls(config)
+    if config.posthog.secure_ssl_redirect and plain and unsaid:
         yield (
             "posthog.secure_ssl_redirect = true while no proxy is trusted: nobody can say that a client came "
             "by https, so PostHog redirects every page for ever; list the proxy that ends TLS in "

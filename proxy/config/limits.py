@@ -192,6 +192,13 @@ class TimeoutsConfig:
         doc="Whole request head, from its first byte.",
         why="A per-read timer lets one byte per interval live for ever.",
     )
+    proxy_protocol: float = key(
+        5.0,
+        unit="s",
+        minimum=0.1,
+        doc="PROXY protocol header, and on a TLS listener the first byte, from the connection's begin.",
+        why="The protocol's text asks for at least 3: one lost packet is sent again by then.",
+    )
     body_stall: float = key(
         30.0,
         unit="s",
@@ -228,6 +235,13 @@ class TimeoutsConfig:
         doc="Time before body_min_rate is judged.",
         why="A slow start is no slow body.",
     )
+    tls_handshake: float = key(
+        10.0,
+        unit="s",
+        minimum=0.1,
+        doc="TLS handshake of a client.",
+        why="Two round trips; asyncio and hypercorn 60.",
+    )
     write_stall: float = key(
         60.0,
         unit="s",
@@ -253,7 +267,7 @@ class TimeoutsConfig:
         3.0,
         unit="s",
         minimum=0.1,
-        doc="Connecting to an upstream, TLS included.",
+        doc="Connecting to an upstream, TLS included; in tcp mode too.",
         why="Caddy 3, Envoy 5; one lost packet costs 1.",
     )
     connect_flags: float = key(
@@ -299,6 +313,13 @@ class TimeoutsConfig:
     )
     upgraded_idle: float = key(
         3600.0, unit="s", minimum=0.1, doc="Idle WebSocket.", why="HAProxy's advice for timeout tunnel."
+    )
+    tcp_idle: float = key(
+        3600.0,
+        unit="s",
+        minimum=0.1,
+        doc="tcp mode: longest time without a byte in either direction.",
+        why="HAProxy's advice for timeout tunnel; whoever is silent for longer sends keepalives.",
     )
     linger: float = key(
         5.0,

@@ -1,4 +1,4 @@
-"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short form `listen`."""
+"""Where the proxy listens and what it speaks there: `[[listeners]]`, and the short forms of it."""
 
 # ruff: noqa: RUF009 -- `key` is dataclasses.field with metadata.
 from __future__ import annotations
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    """`[[listeners]]`: one address that speaks more than plain HTTP, which this version does not serve yet:
-    only `address` may be given. Plain ones can stand in `listen`."""
+    """`[[listeners]]`: one address that speaks more than plain HTTP. Plain ones can stand in `listen`."""
 
     address: ListenAddress = key(doc="Where to listen: HOST:PORT (port 0: any free one) or unix:/path.")
     mode: ListenerMode = key(
@@ -30,7 +29,7 @@ class ListenerConfig:
     proxy_protocol: tuple[IPNetwork, ...] = key(
         (),
         doc="Peers that must begin each connection with a PROXY protocol header (v1 or v2), which then names "
-        "the client; all others must not.",
+        "the client; all others must not. Peers on a Unix socket have no address: any entry means them all.",
         why="Whoever may send it chooses the address that is believed; so nobody does unless listed.",
     )
     upstream: str = key(
@@ -39,10 +38,14 @@ class ListenerConfig:
 
 
 def configured_listeners(config: Config) -> tuple[ListenerConfig, ...]:
-    """Return all listeners: those of the short form ``listen`` first, then ``listeners``. One that names
-    no peers with a PROXY header has those of `[[fronts]]` that speak it."""
+    """Return all listeners: those of the short forms first (``listen``, ``listen_tls``), then ``listeners``.
+    One that names no peers with a PROXY header has those of `[[fronts]]` that speak it."""
     fronts = tuple(network for front in config.fronts if front.proxy_protocol for network in front.networks)
-    listeners = (*(ListenerConfig(address) for address in config.listen), *config.listeners)
+    listeners = (
+        *(ListenerConfig(address) for address in config.listen),
+        *(ListenerConfig(address, tls=True) for address in config.listen_tls),
+        *config.listeners,
+    )
     return tuple(
         listener if listener.proxy_protocol or not fronts else replace(listener, proxy_protocol=fronts)
         for listener in listeners

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from proxy.clock import Clock
 from proxy.config import environment, expansion, fronts, keys
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
+from proxy.config.htpasswd import HtpasswdError, read_htpasswd
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
-from proxy.config.schema import Config, TcpAddress, UpstreamConfig
+from proxy.config.schema import Config, TcpAddress, UpstreamConfig, configured_certificates
 from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -36,11 +38,15 @@ if TYPE_CHECKING:
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "listen": "--listen",
+        "listen_tls": "--listen-tls",
+        "tls.certificate": "--tls-cert",
+        "tls.key": "--tls-key",
         "preset": "--preset",
         "behind": "--behind",
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
+        "access.allowed_ip_blocks": "--allowed-ip-blocks",
         "workers": "--workers",
         "log.format": "--log-format",
         "log.access": "--access-log",
@@ -92,8 +98,9 @@ def load_config(
     for path, value in flags.items():
         flag.take(path, value, FLAGS.get(path, "--set"), textual=True)
     environment.read_own(environ, [*file.upstreams, *flag.upstreams], own)
-    config, known = _combine([file, posthog, own, flag])
-    warnings += [*environment.posthog_advice(environ, config), *advice(config), *_stale(known, today)]
+    config, known, about_files = _combine([file, posthog, own, flag])
+    about_posthog = environment.posthog_advice(environ, config)
+    warnings += [*about_posthog, *advice(config), *_stale(known, today), *about_files]
     return Loaded(config, tuple(warnings))
 
 
@@ -102,8 +109,8 @@ def config_from(mapping: Mapping[str, Any], where: str = "configuration") -> Loa
     proxy. ``where`` names the source in errors. Raises ``ConfigError``."""
     reading = Reading()
     reading.take_mapping(mapping, where)
-    config, _ = _combine([reading])
-    return Loaded(config, tuple(advice(config)))
+    config, _, about_files = _combine([reading])
+    return Loaded(config, (*advice(config), *about_files))
 
 
 def fetch_file(path: str) -> bytes:
@@ -134,9 +141,10 @@ def _unusable(path: str, allowed: str) -> ConfigError:
     return ConfigError(Problem("file", shown(path), allowed))
 
 
-def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known]]:
+def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tuple[str, ...]]:
     """Take the strongest value of each key, weakest reading first, and write out what `preset` and `behind`
-    stand for; return the words of `behind` too. Raises ``ConfigError`` on any problem."""
+    stand for; return the words of `behind` too, and warnings about files. Raises ``ConfigError`` on any
+    problem."""
     preset = expansion.preset_reading(readings)
     readings = [preset, *readings]
     problems: list[Problem] = []
@@ -155,10 +163,27 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known]]:
     ranges = _ranges(config, given, problems)
     config, known = expansion.with_fronts(config, given, ranges, problems)
     problems += contradictions(config, given, upstreams)
-    problems += _unreadable_authorities(config, given)
+    problems += _unreadable_passwords(config, given)
+    warnings: tuple[str, ...] = ()
+    if _names_files(config):
+        from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
+
+        judgement = judge_files(config, given, Clock().wall())
+        problems += judgement.problems
+        warnings = judgement.warnings
     if problems:
         raise ConfigError(*problems)
-    return config, known
+    return config, known, warnings
+
+
+def _names_files(config: Config) -> bool:
+    """Whether any PEM file has to be read."""
+    upstreams = config.upstreams.values()
+    return bool(
+        configured_certificates(config)
+        or config.tls.client_ca
+        or any(upstream.ca_file or upstream.client_cert for upstream in upstreams)
+    )
 
 
 def _ranges(config: Config, given: Mapping[str, Setting], problems: list[Problem]) -> Mapping[str, Known]:
@@ -211,8 +236,9 @@ def _build(given: Mapping[str, Setting], upstreams: Mapping[str, str]) -> Config
     }
     parts = {name: table(**values(f"{name}.", table)) for name, table in keys.sections().items()}
     root = values("", Config)
-    if "listeners" in root:
+    if "listeners" in root or root.get("listen_tls"):
         root.setdefault("listen", ())  # the default address is for those who say none
+    if "listeners" in root:
         root["listeners"] = tuple(map(_numbered, root["listeners"]))
     return Config(**root, **parts, upstreams=MappingProxyType(tables))
 
@@ -233,27 +259,14 @@ def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:
     return config
 
 
-def _unreadable_authorities(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
-    """Find every ``ca_file`` that cannot be read or has no certificate in it."""
-    problems = []
-    for name, upstream in config.upstreams.items():
-        failure = _authorities_failure(upstream.ca_file) if upstream.ca_file else None
-        if failure is not None:
-            setting = given[f"upstreams.{name}.ca_file"]
-            problems.append(Problem(setting.said, shown(upstream.ca_file), failure, setting.where))
-    return problems
-
-
-def _authorities_failure(path: str) -> str | None:
-    import ssl  # only this needs it
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _unreadable_passwords(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    """Find out whether the file of users can be used."""
+    path = config.access.basic_auth_file
+    if not path:
+        return []
     try:
-        context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        return "must be a PEM file with certificates; it holds none that can be read"
-    except OSError as error:
-        return f"must be readable: {error.strerror}"
-    if context.cert_store_stats()["x509"] == 0:
-        return "must be a PEM file with certificates; it holds none"
-    return None
+        read_htpasswd(path)
+    except HtpasswdError as error:
+        setting = given["access.basic_auth_file"]
+        return [Problem(setting.said, shown(path), str(error), setting.where)]
+    return []

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.load import fetch_file, load_config
-from proxy.config.schema import ListenerMode, configured_listeners
-from proxy.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     import datetime
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +35,7 @@ class Sources:
 
     def load(self, environ: Mapping[str, str], today: datetime.date | None = None) -> Loaded:
         """Read the configuration; ``today`` as in ``load_config``. Raises ``ConfigError``."""
-        loaded = load_config(self.toml_path, environ, self.flags, toml=self.toml, today=today)
-        _refuse_unserved(loaded.config)
-        return loaded
+        return load_config(self.toml_path, environ, self.flags, toml=self.toml, today=today)
 
     def pack(self) -> bytes:
         """Write it as JSON. The content must be UTF-8, as TOML is: ``load`` tells."""
@@ -53,17 +48,3 @@ class Sources:
         said = json.loads(data)
         toml = said["toml"]
         return cls(said["toml_path"], said["flags"], None if toml is None else toml.encode())
-
-
-def _refuse_unserved(config: Config) -> None:
-    """Refuse a listener that is to speak what this version does not: it would be served as plain HTTP."""
-    for listener in configured_listeners(config):
-        said = {
-            "tls": listener.tls,
-            "mode": listener.mode is not ListenerMode.HTTP,
-            "proxy_protocol": bool(listener.proxy_protocol),
-        }
-        for name, wanted in said.items():
-            if wanted:
-                allowed = "is not served by this version; listeners speak plain HTTP"
-                raise ConfigError(Problem(f"listeners[].{name}", str(listener.address), allowed))

@@ -36,6 +36,21 @@ class UpstreamConfig:
         doc="Do not verify its certificate. Warned about at every start.",
         why="Unverified TLS hides nothing from whoever stands in between.",
     )
+    proxy_protocol: bool = key(
+        False,
+        doc="Begin each connection with a PROXY protocol header (v2) that names the client, before TLS. A "
+        "connection then carries one request only, because the next one would be another client's.",
+        why="Only a server that expects the header understands it; PostHog itself reads X-Forwarded-For.",
+    )
+    client_cert: str = key(
+        "",
+        form="file",
+        doc="PEM file of the certificate that this proxy shows it, then its intermediates.",
+        why="Most upstreams ask for none.",
+    )
+    client_key: str = key(
+        "", form="file", doc="PEM file of its private key, not encrypted; empty: in the same file."
+    )
     idle_timeout: float = key(
         4.0,
         unit="s",

@@ -92,12 +92,34 @@ class ListenerMode(enum.Enum):
     TCP = "tcp"
 
 
+class TlsVersion(enum.Enum):
+    """Versions of TLS that are spoken with clients."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class ClientAuth(enum.Enum):
+    """Whether a client is asked for a certificate, and whether it must have one."""
+
+    OFF = "off"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
 class HostPolicy(enum.Enum):
     """Which Host an upstream is sent: the client's, exactly as received, or the upstream's own name
     (PostHog Cloud answers 401 or 502 to any other)."""
 
     KEEP = "keep"
     UPSTREAM = "upstream"
+
+
+class Satisfy(enum.Enum):
+    """Whether a protected path wants everything that `[access]` demands, or any one of it (nginx's word)."""
+
+    ALL = "all"
+    ANY = "any"
 
 
 class ChainMode(enum.Enum):

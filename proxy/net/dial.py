@@ -13,14 +13,14 @@ import os
 import socket
 import ssl
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Resend, Source
 from proxy.net.options import tune
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from proxy.clock import Deadlines
     from proxy.net.resolve import SocketAddress
@@ -41,6 +41,7 @@ _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """This machine has nothing left to connect with; no upstream is to blame."""
 
 S = TypeVar("S", bound="Stream")
+T = TypeVar("T")
 
 
 async def dial(
@@ -51,18 +52,62 @@ async def dial(
     server_name: str,
     due: float,
     deadlines: Deadlines,
+    preamble: bytes = b"",
 ) -> S:
     """Connect and return the stream that ``factory`` made for the address that answered first.
 
     :param addresses: where to try, in this order; not empty.
     :param server_name: name for SNI and for the certificate check.
     :param due: moment by which everything, TLS included, is done.
+    :param preamble: sent first, before TLS (a PROXY protocol header): a few hundred bytes at most.
     :raises Failure: may be sent again (nothing was sent). ``connect_refused``, ``connect_failed``,
         ``tls_failed``: 502; ``connect_timeout``: 504; the kind is that of the first address to fail,
         the detail names every address. Source PROXY, 503: out of descriptors or memory.
     """
+
+    async def attempt(address: SocketAddress) -> S:
+        sock = await _connected(address, preamble)
+        try:
+            return await _transport(sock, lambda: factory(address), tls, server_name)
+        except OSError as error:
+            sock.close()
+            raise _tls_failed(address, error) from error
+        except BaseException:
+            sock.close()
+            raise
+
+    return await _race(addresses, attempt, _abort, due, deadlines)
+
+
+async def dial_bare(
+    addresses: Sequence[SocketAddress], *, due: float, deadlines: Deadlines, preamble: bytes = b""
+) -> tuple[socket.socket, SocketAddress]:
+    """Connect without TLS and return the socket itself, and where it leads to; else as ``dial``."""
+
+    async def attempt(address: SocketAddress) -> tuple[socket.socket, SocketAddress]:
+        return await _connected(address, preamble), address
+
+    return await _race(addresses, attempt, _close, due, deadlines)
+
+
+def _abort(stream: Stream) -> None:
+    stream.abort()
+
+
+def _close(connected: tuple[socket.socket, SocketAddress]) -> None:
+    connected[0].close()
+
+
+async def _race(
+    addresses: Sequence[SocketAddress],
+    attempt: Callable[[SocketAddress], Coroutine[Any, Any, T]],
+    discard: Callable[[T], None],
+    due: float,
+    deadlines: Deadlines,
+) -> T:
+    """Return the outcome of the first attempt that succeeds; ``discard`` those that come too late."""
     waiting = deque(addresses)
-    running: dict[asyncio.Task[S], SocketAddress] = {}
+    running: dict[asyncio.Task[T], SocketAddress] = {}
     failures: list[Failure] = []
     next_start = -NEVER
     try:
@@ -72,8 +117,7 @@ async def dial(
                 raise _too_late(failures, running.values(), waiting)
             if waiting and now >= next_start:
                 address = waiting.popleft()
-                attempt = _attempt(address, factory, tls, server_name)
-                running[asyncio.get_running_loop().create_task(attempt)] = address
+                running[asyncio.get_running_loop().create_task(attempt(address))] = address
                 next_start = now + STAGGER
             await _first_done(running, min(due, next_start if waiting else NEVER), deadlines)
             for task in [task for task in running if task.done()]:
@@ -85,16 +129,11 @@ async def dial(
                     next_start = -NEVER
         raise _all_failed(failures)
     finally:
-        await _abandon(running)
+        await _abandon(running, discard)
 
 
-async def _attempt(
-    address: SocketAddress,
-    factory: Callable[[SocketAddress], S],
-    tls: ssl.SSLContext | None,
-    server_name: str,
-) -> S:
-    """Connect to one address. Raises ``Failure``; the socket is closed unless this returns."""
+async def _connected(address: SocketAddress, preamble: bytes) -> socket.socket:
+    """Connect to one address and send the preamble. Raises ``Failure``."""
     try:
         sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
@@ -103,19 +142,19 @@ async def _attempt(
         try:
             tune(sock, user_timeout=True)
             await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+            if _has_peer(sock) and preamble:
+                # A new socket's empty buffer takes it whole.
+                sock.send(preamble)
         except OSError as error:
             raise _refused(address, error) from error
         if not _has_peer(sock):
             raise Failure(
                 Source.UPSTREAM, "connect_refused", 502, f"{address}: its queue is full", Resend.ANY
             )
-        try:
-            return await _transport(sock, lambda: factory(address), tls, server_name)
-        except OSError as error:
-            raise _tls_failed(address, error) from error
     except BaseException:
         sock.close()
         raise
+    return sock
 
 
 def _has_peer(sock: socket.socket) -> bool:
@@ -142,11 +181,11 @@ async def _transport(
     return stream
 
 
-async def _first_done(tasks: Iterable[asyncio.Task[S]], until: float, deadlines: Deadlines) -> None:
+async def _first_done(tasks: Iterable[asyncio.Task[T]], until: float, deadlines: Deadlines) -> None:
     """Return once a task is done, or at the moment ``until``."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def tell(_: asyncio.Task[S]) -> None:
+    def tell(_: asyncio.Task[T]) -> None:
         if not done.done():
             done.set_result(None)
 
@@ -162,17 +201,17 @@ async def _first_done(tasks: Iterable[asyncio.Task[S]], until: float, deadlines:
             task.remove_done_callback(tell)
 
 
-async def _abandon(tasks: Iterable[asyncio.Task[S]]) -> None:
+async def _abandon(tasks: Iterable[asyncio.Task[T]], discard: Callable[[T], None]) -> None:
     """Stop attempts that are no longer wanted, and close what they have connected meanwhile."""
+
+    def close_outcome(task: asyncio.Task[T]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            discard(task.result())
+
     for task in tasks:
-        task.add_done_callback(_close_outcome)
+        task.add_done_callback(close_outcome)
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _close_outcome(task: asyncio.Task[S]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().abort()
 
 
 # What went wrong.

@@ -26,28 +26,29 @@ import asyncio
 import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Resend, Source
 from proxy.net.breaker import Admission, Breaker, BreakerState
 from proxy.net.chooser import NOTHING, Chooser
-from proxy.net.dial import dial
+from proxy.net.dialler import Dialler
 from proxy.net.health import HealthChecker, HealthState
 from proxy.net.http1 import AnswerLimits, Http1Exchange
 from proxy.net.lease import Lease, Place
-from proxy.net.resolve import Lookup, Resolver, SocketAddress, system_lookup
-from proxy.net.tls import client_context, server_name
+from proxy.net.resolve import Lookup, SocketAddress, system_lookup
 from proxy.net.upstream import ExchangeFactory, UpstreamConnection
 from proxy.net.window import RetryBudget
 from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from proxy.clock import Deadlines
     from proxy.config.schema import Config, UpstreamConfig
     from proxy.net.chooser import Outcome
+    from proxy.rules.announcing import Announcement
 
 __all__ = ["Lease", "UpstreamPool", "UpstreamState"]
 
@@ -58,6 +59,11 @@ FAILING = "it keeps failing"
 
 AGE_JITTER = 0.1
 """Part by which the greatest age is spread, so that connections opened together do not close together."""
+
+T = TypeVar("T")
+
+Dial: TypeAlias = "Callable[[float, int], Awaitable[T]]"
+"""Connects once: by this moment, passing over so many addresses (methods of ``Dialler``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +112,7 @@ class UpstreamPool:
         self._clock = deadlines.clock
         self._open_exchange = open_exchange
         self._rng = rng or random.Random()
-        self._tls = client_context(upstream, name) if upstream.url.tls else None
-        self._server_name = server_name(upstream)
-        self._resolver = Resolver(upstream.url.address, config.timeouts.dns_refresh, deadlines, lookup)
+        self.dialler = Dialler(name, upstream, config.timeouts.dns_refresh, deadlines, lookup)
         self._budget = RetryBudget(config.pool.retry_share)
         self.breaker = Breaker(config.health, self._rng)
         self.health = HealthState(config.health)
@@ -225,12 +229,20 @@ class UpstreamPool:
             self.last_well = now
             self._well = 0
 
-    async def acquire(self, *, due: float, connect_timeout: float, fresh: bool = False) -> Lease:
+    async def acquire(
+        self,
+        *,
+        due: float,
+        connect_timeout: float,
+        fresh: bool = False,
+        announced: Announcement | None = None,
+    ) -> Lease:
         """Return a lease.
 
         :param due: moment by which the request must be on its way: bounds the line and all tries.
         :param connect_timeout: seconds for one try to connect, name and TLS included.
         :param fresh: on a new connection (for a request that a reused one has failed).
+        :param announced: the client, for an upstream that is told of it at the begin of each connection.
         :raises Failure: nothing was sent, so the request may go again. 503: ``breaker_open`` (with
             ``retry_after``; also when health probes found it down), ``pool_line_full``,
             ``pool_wait_timeout``, ``draining``; 502 and 504: those of ``dial`` and ``Resolver``.
@@ -240,11 +252,11 @@ class UpstreamPool:
         if not fresh:
             self._budget.request(started)
         try:
-            connection = await self._find(due, fresh)
+            connection = await self._find(due, fresh or self.dialler.announces)
             queued = connecting = self._clock.monotonic()
             retries = 0
             if connection is None:
-                connection, retries = await self._connect(due, connect_timeout, probe=probe)
+                connection, retries = await self._connect(due, connect_timeout, announced, probe=probe)
                 connecting = self._clock.monotonic()
         except BaseException:
             if probe:
@@ -258,6 +270,22 @@ class UpstreamPool:
             t_connect=connecting - queued,
             retries=retries,
         )
+
+    async def connect(self, dial: Dial[T], *, due: float, connect_timeout: float) -> tuple[T, int]:
+        """Connect for what is no exchange (tcp mode), outside `pool.connections` but with all retries and the
+        breaker. Return what ``dial`` did, and the number of further tries. Raises ``Failure`` as ``acquire``.
+        """
+        now = self._clock.monotonic()
+        probe = self._admit(now)
+        self._budget.request(now)
+        try:
+            outcome = await self._dial_again(dial, due, connect_timeout, probe=probe)
+        except BaseException:
+            if probe:
+                self.abandon_probe()
+            raise
+        self.record(ok=True, probe=probe)
+        return outcome
 
     def may_retry(self) -> bool:
         """Spend one retry of the budget that re-sends and new tries to connect share; false: none left."""
@@ -286,7 +314,7 @@ class UpstreamPool:
 
     def take_back(self, connection: UpstreamConnection, reusable: bool) -> None:
         """The lease on ``connection`` has ended (``Lease.release`` does this)."""
-        reusable = reusable and connection.usable
+        reusable = reusable and connection.usable and not self.dialler.announces
         if reusable:
             connection.resume()
         now = self._clock.monotonic()
@@ -317,7 +345,7 @@ class UpstreamPool:
             await asyncio.wait({self._checking})
             if not self._checking.cancelled():
                 self._checking.result()
-        await self._resolver.close()
+        await self.dialler.close()
         while self._sockets or self._chooser.dialling:
             self._quiet.clear()
             await self._quiet.wait()
@@ -401,11 +429,12 @@ class UpstreamPool:
             self.take_back(connection, reusable=True)
 
     async def _connect(
-        self, due: float, connect_timeout: float, *, probe: bool
+        self, due: float, connect_timeout: float, announced: Announcement | None, *, probe: bool
     ) -> tuple[UpstreamConnection, int]:
         """Use the right to dial; return the connection and the number of further tries."""
+        dial = partial(self.dialler.stream, self._new_connection, announced)
         try:
-            connection, retries = await self._dial_again(due, connect_timeout, probe=probe)
+            connection, retries = await self._dial_again(dial, due, connect_timeout, probe=probe)
         except BaseException:
             self._act(self._chooser.undialled())
             raise
@@ -415,14 +444,14 @@ class UpstreamPool:
         return connection, retries
 
     async def _dial_again(
-        self, due: float, connect_timeout: float, *, probe: bool
-    ) -> tuple[UpstreamConnection, int]:
+        self, dial: Dial[T], due: float, connect_timeout: float, *, probe: bool
+    ) -> tuple[T, int]:
         """Dial until it works, or until tries, time or budget are used up."""
         retries = 0
         while True:
             try:
                 end = min(due, self._clock.monotonic() + connect_timeout)
-                return await self._dial(end, rotation=retries), retries
+                return await dial(end, retries), retries
             except Failure as failure:
                 pause = self._clock.monotonic() + self._rng.uniform(*RETRY_JITTER)
                 if self._closed or retries >= self._config.retries or pause >= due or not self.may_retry():
@@ -431,23 +460,6 @@ class UpstreamPool:
                     raise
                 retries += 1
                 await self._deadlines.sleep(pause)
-
-    async def _dial(self, due: float, rotation: int = 0) -> UpstreamConnection:
-        """Connect once. ``rotation``: how many addresses to pass over at first."""
-        addresses = await self._resolver.addresses(due)
-        turn = rotation % len(addresses)
-        try:
-            return await dial(
-                addresses[turn:] + addresses[:turn],
-                factory=self._new_connection,
-                tls=self._tls,
-                server_name=self._server_name,
-                due=due,
-                deadlines=self._deadlines,
-            )
-        except Failure:
-            self._resolver.distrust()
-            raise
 
     def _new_connection(self, address: SocketAddress) -> UpstreamConnection:
         return UpstreamConnection(
@@ -462,7 +474,7 @@ class UpstreamPool:
 
     async def _connect_for_probe(self, due: float) -> UpstreamConnection:
         """Open a connection that the chooser knows nothing of."""
-        connection = await self._dial(due)
+        connection = await self.dialler.stream(self._new_connection, None, due)
         connection.in_flight = 1
         return connection
 

@@ -64,6 +64,8 @@ class Tunnel:
                 break
         if source.lost or target.lost:
             self._end(name if source.lost else "closed")
+        elif source.transport.get_extra_info("ssl_object") is not None:
+            self._end("closed")  # TLS has no halves: its transport takes nothing after the end
         elif target.transport.can_write_eof():
             target.transport.write_eof()
         else:

@@ -48,6 +48,10 @@ PIPES_OF_THIS_SIZE = 8
 
 CROWDED_PIPE_BYTES = 256 * 1024
 
+RELAY_PIPE_BYTES = 512 * 1024
+"""The same for a relay without end (net/bridge.py), which spends most of its time in the system calls.
+Measured: with half of it a relay costs a quarter more, and twice of it gains nothing."""
+
 SMALLEST_PIPE = 64 * 1024
 """Beyond its grant a user's pipes are smaller than this, and would move too little at a time."""
 
@@ -130,10 +134,12 @@ class Pipe:
 
 
 class PipePool:
-    """Pipes for at most ``most`` moves at a time. Some are kept in between."""
+    """Pipes for at most ``most`` moves at a time, of ``size`` bytes; 0: as large as the user's grant allows.
+    Some are kept in between."""
 
-    def __init__(self, most: int, kept: int = PIPES_KEPT) -> None:
+    def __init__(self, most: int, kept: int = PIPES_KEPT, size: int = 0) -> None:
         self._most = most
+        self._size = size
         self._kept = kept
         self._idle: list[Pipe] = []
         self.used = 0
@@ -147,13 +153,13 @@ class PipePool:
         if self.used >= self._most:
             return None
         try:
-            pipe = self._idle.pop() if self._idle else Pipe(self._size())
+            pipe = self._idle.pop() if self._idle else Pipe(self._size or self._granted())
         except OSError:
             return None
         self.used += 1
         return pipe
 
-    def _size(self) -> int:
+    def _granted(self) -> int:
         return PIPE_BYTES if self.used < PIPES_OF_THIS_SIZE else CROWDED_PIPE_BYTES
 
     def give_back(self, pipe: Pipe) -> None:
@@ -221,9 +227,15 @@ class Splicer:
         self._deadlines = deadlines
         self._threshold = threshold if hasattr(os, "splice") else 0  # only Linux has it
         self._pipes = PipePool(pipes)
+        self._relay_pipes = PipePool(pipes, size=RELAY_PIPE_BYTES)
 
     def __repr__(self) -> str:
         return f"<Splicer threshold={self._threshold} {self._pipes!r}>"
+
+    @property
+    def relay_pipes(self) -> PipePool | None:
+        """Pipes for relays without end; ``None``: splice(2) is not to be used."""
+        return self._relay_pipes if self._threshold else None
 
     @property
     def busy(self) -> bool:
@@ -233,6 +245,7 @@ class Splicer:
     def close(self) -> None:
         """Close the pipes that wait for a move."""
         self._pipes.close()
+        self._relay_pipes.close()
 
     def is_worth(self, count: int) -> bool:
         """True when so many bytes are enough, of a body that stands bare."""

@@ -1,10 +1,12 @@
-"""TLS contexts towards upstreams: verified against the system's authorities or a file of our own."""
+"""TLS contexts towards upstreams: verified against the system's authorities or a file of our own. What
+clients are shown is in certificates.py."""
 
 from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING
 
+from proxy.config.keypair import UnusablePairError, load_pair
 from proxy.config.schema import TcpAddress
 from proxy.errors import ConfigError, Problem
 
@@ -16,9 +18,9 @@ def client_context(upstream: UpstreamConfig, name: str = "default") -> ssl.SSLCo
     """Return the context for connections to ``upstream``.
 
     TLS 1.2 and 1.3 only, certificate and name verified unless `insecure` says otherwise, ALPN
-    ``http/1.1``. ``name`` is the upstream's, for the error.
+    ``http/1.1``; our own certificate where there is one. ``name`` is the upstream's, for the error.
 
-    :raises ConfigError: when `ca_file` cannot be read or holds no certificate.
+    :raises ConfigError: when `ca_file` cannot be read or holds no certificate, or `client_cert` is unusable.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -33,6 +35,15 @@ def client_context(upstream: UpstreamConfig, name: str = "default") -> ssl.SSLCo
             raise ConfigError(_unreadable(name, upstream.ca_file, error)) from error
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if upstream.client_cert:
+        try:
+            load_pair(context, upstream.client_cert, upstream.client_key)
+        except UnusablePairError as error:
+            of_key = error.of_key and bool(upstream.client_key)
+            said, file = (
+                ("client_key", upstream.client_key) if of_key else ("client_cert", upstream.client_cert)
+            )
+            raise ConfigError(Problem(f"upstreams.{name}.{said}", file, str(error))) from None
     return context
 
 

@@ -19,10 +19,22 @@ Snapshot: TypeAlias = dict[str, int | dict[str, int]]
 
 PREFIX = "posthog_proxy_"
 
-GAUGES = frozenset(
-    PREFIX + name for name in ("open_connections", "requests_in_flight", "cache_bytes", "cache_entries")
+NOT_AFTER = f"{PREFIX}tls_certs_not_after"
+
+_GAUGES = (
+    "open_connections",
+    "requests_in_flight",
+    "cache_bytes",
+    "cache_entries",
+    "tls_reload_failed",
+    "tls_certs_not_after",
 )
+
+GAUGES = frozenset(PREFIX + name for name in _GAUGES)
 """What is now, not what has been: it ends with the process that it was counted in."""
+
+EARLIEST = frozenset({NOT_AFTER})
+"""Of these the sum of several processes is the least: they are moments."""
 
 MAX_SUMMED_LABELS = 4096
 """Different label sets of one tally in a sum of snapshots; later ones are counted under ``OTHER``."""
@@ -102,6 +114,11 @@ class Counters:
         """Requests that took the fast path from end to end."""
         self.fast_path_missed = Tally("reason")
         """Requests on its routes that did not, by what was unusual."""
+        self.tcp_connections = Tally("upstream", "end")
+        """Connections in tcp mode that have ended, by upstream and cause."""
+        self.tcp_bytes_in = 0
+        self.tcp_bytes_out = 0
+        self.tcp_bytes_spliced = 0
         self.cache = Tally("result")
         """Requests that the asset cache had to do with: hit, miss, revalidated, stale."""
         self.cache_not_kept = Tally("reason")
@@ -114,6 +131,16 @@ class Counters:
         self.dropped_headers = Tally("word")
         self.retries = Tally("upstream")
         self.failures = Tally("upstream", "kind")
+        self.tls_handshakes = 0
+        self.tls_resumed = 0
+        """Handshakes of clients that came back with a ticket."""
+        self.tls_failures = Tally("reason")
+        self.tls_reloads = 0
+        self.tls_reload_failures = 0
+        self.tls_reload_failed = 0
+        """Certificates whose file has changed into one that cannot be used; the old one is still shown."""
+        self.tls_certs_not_after = Tally("name", cap=1024)
+        """When each certificate ends, in seconds since the epoch, by its first name."""
 
     def request(self, route: str, cls: str, method: bytes, status: int) -> None:
         """Count an answered request; ``status`` 0 means that it was never answered."""
@@ -155,6 +182,10 @@ class Counters:
             "upstream_without_success_total": self.upstream_without_success,
             "fast_path_total": self.fast_path,
             "fast_path_missed_total": self.fast_path_missed,
+            "tcp_connections_total": self.tcp_connections,
+            "tcp_received_bytes": self.tcp_bytes_in,
+            "tcp_sent_bytes": self.tcp_bytes_out,
+            "tcp_spliced_bytes": self.tcp_bytes_spliced,
             "cache_requests_total": self.cache,
             "cache_not_kept_total": self.cache_not_kept,
             "cache_bytes": self.cache_bytes,
@@ -165,6 +196,13 @@ class Counters:
             "dropped_headers_total": self.dropped_headers,
             "upstream_retries_total": self.retries,
             "upstream_failures_total": self.failures,
+            "tls_handshakes_total": self.tls_handshakes,
+            "tls_resumed_total": self.tls_resumed,
+            "tls_handshake_failures_total": self.tls_failures,
+            "tls_reloads_total": self.tls_reloads,
+            "tls_reload_failures_total": self.tls_reload_failures,
+            "tls_reload_failed": self.tls_reload_failed,
+            "tls_certs_not_after": self.tls_certs_not_after,
         }
         return {
             f"{PREFIX}{name}": value.snapshot() if isinstance(value, Tally) else value
@@ -181,16 +219,20 @@ def add_snapshot(total: Snapshot, snapshot: Snapshot, *, ended: bool = False) ->
     Memory: at most ``MAX_SUMMED_LABELS + 1`` label sets of each tally.
     """
     for name, value in snapshot.items():
+        if ended and name in GAUGES:
+            continue
         if isinstance(value, int):
-            if not (ended and name in GAUGES):
-                total[name] = _number(total.get(name, 0)) + value
+            total[name] = _number(total.get(name, 0)) + value
             continue
         tally = total.setdefault(name, {})
         if isinstance(tally, dict):
             for labels, count in value.items():
                 if labels not in tally and len(tally) >= MAX_SUMMED_LABELS:
                     labels = _LABEL_VALUE.sub(f'="{OTHER}"', labels)
-                tally[labels] = tally.get(labels, 0) + count
+                if name in EARLIEST:
+                    tally[labels] = min(tally.get(labels, count), count)
+                else:
+                    tally[labels] = tally.get(labels, 0) + count
 
 
 def _number(value: int | dict[str, int]) -> int:
@@ -198,5 +240,8 @@ def _number(value: int | dict[str, int]) -> int:
 
 
 def flattened(snapshot: Snapshot) -> dict[str, int]:
-    """Return every counter as one number, tallies added up, without the common prefix: for a log line."""
-    return {name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items()}
+    """Return every counter as one number, tallies added up, without the common prefix: for a log line.
+    Moments are left out."""
+    return {
+        name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items() if name not in EARLIEST
+    }

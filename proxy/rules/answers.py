@@ -38,7 +38,13 @@ UNREACHABLE = "the service behind this proxy cannot be reached at the moment"
 
 _REASONS = {
     200: b"OK",
+    302: b"Found",
+    303: b"See Other",
+    307: b"Temporary Redirect",
+    308: b"Permanent Redirect",
     400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
@@ -58,6 +64,8 @@ _REASONS = {
 }
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_METHODS = b"GET, POST, OPTIONS"
+_TLS_UPGRADE = ((b"Upgrade", b"TLS/1.2, HTTP/1.1"), (b"Connection", b"Upgrade"))
+"""What a 426 must name (RFC 9110 section 15.5.22); the token is RFC 2817's."""
 _OUTAGES = frozenset({502, 503, 504})
 _PREFLIGHT_PASSES = _OUTAGES | {429}
 """Statuses that a page can only read if the pre-flight before them is answered well."""
@@ -119,9 +127,16 @@ def answer_refusal(
 ) -> OwnAnswer:
     """Render a decision not to forward. ``wall``: seconds since the epoch; ``close``: end the
     connection even where neither the decision nor the client asks for it."""
-    outage = Outage(refuse.status, refuse.retry_after)
     return _answer(
-        outage, refuse.reason, refuse.detail, wall, cls=refuse.cls, head=head, close=close or refuse.close
+        Outage(refuse.status, refuse.retry_after),
+        refuse.reason,
+        refuse.detail,
+        wall,
+        cls=refuse.cls,
+        head=head,
+        close=close or refuse.close,
+        said=refuse.fields,
+        body=refuse.body,
     )
 
 
@@ -155,21 +170,24 @@ def _answer(
     cls: EndpointClass = EndpointClass.PROTECTED,
     head: RequestHead | None = None,
     close: bool,
+    said: Fields = (),
+    body: bytes | None = None,
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
     if cors and outage.status in _PREFLIGHT_PASSES and _is_preflight(head):
-        outage, body = Outage(200), b""
-    else:
-        body = _error(code, detail)
+        outage, body, said = Outage(200), b"", ()
     fields = [(b"Date", http_date(wall))]
-    if body:
+    if body is None:
+        body = _error(code, detail)
         fields.append((b"Content-Type", b"application/json"))
-    fields += [(b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]
+    fields += [*said, (b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]
     if outage.retry_after is not None:
         fields.append((b"Retry-After", b"%d" % outage.retry_after))
     if outage.status == 405:
         fields.append((b"Allow", _METHODS))
+    if outage.status == 426:
+        fields += _TLS_UPGRADE
     if close:
         fields.append((b"Connection", b"close"))
     if head is not None and head.method == b"HEAD":

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from proxy.config.schema import ChainMode
 from proxy.message import AddressSource, FramingKind, field_values, first_value
 from proxy.rules.address import anonymised, packed_text, peer_address, unpacked
-from proxy.rules.forwarded import OWS, nearest_forwarded
+from proxy.rules.claims import any_host, claims, effective_proto
+from proxy.rules.forwarded import OWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.config.schema import ForwardingConfig
     from proxy.message import ClientAddress, Field, Fields, Framing, Peer, RequestHead, ResponseHead
     from proxy.rules.address import Packed
+    from proxy.rules.claims import Claims
 
 # --- the tables ----------------------------------------------------------------------------------
 
@@ -141,18 +143,20 @@ _DASHES = bytes.maketrans(b"_.", b"--")
 
 @dataclass(frozen=True, slots=True)
 class ForwardingTable:
-    """`[forwarding]`, ready for look-ups; ``allow_names`` in lower case."""
+    """`[forwarding]`, ready for look-ups; names in lower case. ``identity``: what only a service that we
+    ask may set (rules/forward_auth.py); never taken from a client, however it is spelled."""
 
     chain: ChainMode
     anonymise: bool
     via: bool
     allow_names: frozenset[bytes]
+    identity: frozenset[bytes] = frozenset()
 
     @classmethod
-    def of(cls, config: ForwardingConfig) -> ForwardingTable:
+    def of(cls, config: ForwardingConfig, identity: frozenset[bytes] = frozenset()) -> ForwardingTable:
         """Build the table of a configuration."""
         names = frozenset(name.lower().encode() for name in config.allow_names)
-        return cls(config.chain, config.anonymise, config.via, names)
+        return cls(config.chain, config.anonymise, config.via, names, identity)
 
 
 def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
@@ -164,13 +168,16 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
-    return (_remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind)(name, table.allow_names)
+    other = _remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind
+    return other(name, table.allow_names, table.identity)
 
 
-def _other_kind(name: bytes, allow_names: frozenset[bytes]) -> Kind:
+def _other_kind(name: bytes, allow_names: frozenset[bytes], identity: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
+    if dashed in identity:
+        return Kind.MANAGED
     if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE
@@ -199,95 +206,11 @@ def connection_options(values: list[bytes]) -> tuple[frozenset[bytes], bool]:
     return frozenset(tokens - ignored), bool(ignored)
 
 
-# --- what a trusted peer says --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a trusted peer says of the client's request; ``None`` where it says nothing usable."""
-
-    proto: bytes | None = None
-    host: bytes | None = None
-    port: int | None = None
-    request_id: str | None = None
-
-
-NO_CLAIMS = Claims()
-
-_CLAIM_NAMES = frozenset({b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"x-request-id"})
-
-_PROTOS = {b"http": b"http", b"https": b"https", b"ws": b"http", b"wss": b"https"}
-
-_HOST = re.compile(rb"(?:[a-z0-9._-]{1,255}+|\[[0-9a-f:.]{2,45}+\])(?::([0-9]{1,5}+))?+")
-"""Django's own pattern (django.http.request), with `_` for Compose's host names."""
-
-_PORT = re.compile(rb"[1-9][0-9]{0,4}+")
-_PORT_OF_HOST = re.compile(rb":([0-9]{1,5}+)\Z")
-_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DECIMAL = re.compile(rb"[0-9]{1,19}+")
-
-
-def any_host(host: bytes) -> bool:
-    """Allow every host: what `allowed_hosts = ["*"]` means."""
-    return True
-
-
-def claims(fields: Fields, client: ClientAddress, allowed_host: Callable[[bytes], bool] = any_host) -> Claims:
-    """Read what the peer says beside the address; nothing of it from a peer that is not trusted.
-
-    ``proto`` is the last value (the peer's own) if it is http or https, ws and wss counting as those.
-    ``host`` is one valid `name[:port]`, in lower case and allowed by ``allowed_host`` (which is given
-    it with the port). ``port`` is one number from 1 to 65535, ``request_id`` a UUID in lower case. Where
-    the address came from Forwarded (RFC 7239), its `proto` and `host` stand in for absent lines.
-    """
-    if not client.peer_trusted:
-        return NO_CLAIMS
-    said: dict[bytes, list[bytes]] = {}
-    for name, value in fields:
-        lower = name.lower()
-        if lower in _CLAIM_NAMES:
-            said.setdefault(lower, []).append(value)
-    if client.source is AddressSource.FORWARDED:
-        nearest = nearest_forwarded(fields)
-        for parameter in (b"proto", b"host"):
-            if parameter in nearest:
-                said.setdefault(b"x-forwarded-" + parameter, [nearest[parameter]])
-    proto = said.get(b"x-forwarded-proto", [b""])[-1].rpartition(b",")[2]
-    host = _single(said.get(b"x-forwarded-host")).lower()
-    return Claims(
-        proto=_PROTOS.get(proto.strip(OWS).lower()),
-        host=host if _valid_host(host) and allowed_host(host) else None,
-        port=_valid_port(_single(said.get(b"x-forwarded-port"))),
-        request_id=named_request_id(said.get(b"x-request-id")),
-    )
-
-
-def named_request_id(values: Sequence[bytes] | None) -> str | None:
-    """Return the id that a trusted peer's X-Request-Id lines name, if they do."""
-    value = _single(values).lower()
-    return value.decode("ascii") if _UUID.fullmatch(value) else None
-
-
-def _single(values: Sequence[bytes] | None) -> bytes:
-    return values[0] if values is not None and len(values) == 1 else b""
-
-
-def _valid_host(host: bytes) -> bool:
-    match = _HOST.fullmatch(host)
-    return match is not None and (match[1] is None or 1 <= int(match[1]) <= 65535)
-
-
-def _valid_port(value: bytes) -> int | None:
-    return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
-
-
-def effective_request_id(head: RequestHead, client: ClientAddress, candidate: str) -> str:
-    """Return the id that this request goes by: a trusted peer's if it is a UUID (PostHog's flags service
-    takes no other), else ``candidate``."""
-    return claims(head.fields, client).request_id or candidate
-
-
 # --- what we say ---------------------------------------------------------------------------------
+
+
+_PORT_OF_HOST = re.compile(rb":([0-9]{1,5}+)\Z")
+_DECIMAL = re.compile(rb"[0-9]{1,19}+")
 
 
 def own_fields(
@@ -304,7 +227,7 @@ def own_fields(
     address (a Unix-socket peer) and no X-Forwarded-Host when the client sent no Host (HTTP/1.0):
     an absent line is better than one that a client could choose.
     """
-    proto = said.proto or (b"https" if peer.tls else b"http")
+    proto = effective_proto(peer, said)
     host = said.host or (head.host or b"").lower()
     fields: list[Field] = []
     if client.ip is not None:
@@ -432,7 +355,14 @@ def request_fields(
 
 
 def response_fields(
-    head: ResponseHead, *, method: bytes, minor: int, close: bool, date: bytes, table: ForwardingTable
+    head: ResponseHead,
+    *,
+    method: bytes,
+    minor: int,
+    close: bool,
+    date: bytes,
+    table: ForwardingTable,
+    hsts: bytes = b"",
 ) -> Fields:
     """Derive the lines that go back to the client: end-to-end lines in the order and spelling received,
     then Via if asked for, then framing.
@@ -441,7 +371,9 @@ def response_fields(
     this answer. ``date`` is the time of arrival as an HTTP date, for an answer that has none (RFC 9110
     section 6.6.1). A body of unknown length is chunked for a 1.1 client and ends with the connection
     for a 1.0 client, which is told so whatever ``close`` says. HEAD and 304 keep a Content-Length that
-    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6).
+    came (it describes the answer to a GET); 1xx and 204 never have one (RFC 9110 section 8.6). ``hsts``,
+    if not empty, is our Strict-Transport-Security, in place of the upstream's: browsers heed only the first
+    (RFC 6797 section 8.1).
     """
     named, _ = connection_options(field_values(head.fields, b"connection"))
     bodiless = method == b"HEAD" or head.status < 200 or head.status in (204, 304)
@@ -452,12 +384,14 @@ def response_fields(
         lower = name.lower()
         kind = classify_response_name(lower)
         if kind is Kind.PASS:
-            if lower not in named:
+            if lower not in named and not (hsts and lower == _HSTS):
                 fields.append((name, value))
                 dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
             fields.append((name, length))
             length = None
+    if hsts and head.status >= 200:
+        fields.append((b"Strict-Transport-Security", hsts))
     if head.status >= 200 and not dated:
         fields.append((b"Date", date))
     if table.via:
@@ -471,6 +405,7 @@ def response_fields(
     return tuple(fields)
 
 
+_HSTS = b"strict-transport-security"
 _CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
 _UPGRADE: Fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 _UNKNOWN_LENGTH = frozenset({FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE})

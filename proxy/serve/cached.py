@@ -90,11 +90,12 @@ async def answer_cached(
         # One that others have just brought was asked for after this request came.
         asks = asked.insists and landing is not Landing.KEPT
         if found is not None and is_fresh(found.kept, now) and not asks:
-            return await exchange.tell(Told(found, Result.HIT), asked)
+            return await exchange.tell(Told(found, Result.HIT), asked, forward)
         if store.passes(asked.key, now) or not asked.keep:
             return await exchange.forward(forward, body)
         if landing is Landing.FAILED and found is not None and may_stand_in(found.kept, now):
-            return await exchange.tell(Told(found, Result.STALE, "the same request has just failed"), asked)
+            told = Told(found, Result.STALE, "the same request has just failed")
+            return await exchange.tell(told, asked, forward)
         values = store.values(asked)
         if landing in _UNDECIDED:
             landing = await cache.flights.landed(asked.key, values, patience)
@@ -120,7 +121,7 @@ async def _fetch(exchange: Exchange, keeper: Keeper, forward: Forward, body: Req
         stale = keeper.failed(f"{failure.kind}: {failure.detail}")
         if stale is None:
             raise
-        return await exchange.tell(stale, keeper.asked)
+        return await exchange.tell(stale, keeper.asked, forward)
     finally:
         keeper.finish()
 

@@ -23,25 +23,32 @@ import asyncio
 import enum
 import socket
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Violation
 from proxy.message import Peer
+from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
-from proxy.rules.address import parse_address
+from proxy.rules.address import peer_address
+from proxy.rules.announcing import announcement
 from proxy.rules.answers import answer_violation
+from proxy.rules.certnames import subject_text
 from proxy.serve.exchange import Begun, Exchange
 from proxy.serve.fastexchange import PATIENCE, FastExchange
 from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
 from proxy.serve.streaming import client_gone, late_answer
 from proxy.wire.heads import read_request, render_response
+from proxy.wire.proxyproto import begins_header
 from proxy.wire.strict import find_head_end, leading_blank, over_limit
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
-    from proxy.message import RequestHead
+    from proxy.message import IPAddress, Preface, RequestHead
+    from proxy.net.doorway import Guest
+    from proxy.rules.announcing import Announcement
     from proxy.rules.answers import OwnAnswer
     from proxy.serve.runtime import Runtime
 
@@ -63,9 +70,19 @@ class State(enum.Enum):
 
 
 class Connection(Stream):
-    """The downstream protocol object; the event loop makes one per accepted socket."""
+    """The downstream protocol object; the event loop makes one per accepted socket.
 
-    def __init__(self, runtime: Runtime, listener: str) -> None:
+    :param guest: what the socket was before, where its first bytes had to be looked at.
+    :param refusal: what every request on it is answered with.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        listener: str,
+        guest: Guest | None = None,
+        refusal: Violation | None = None,
+    ) -> None:
         limits = runtime.config.limits
         super().__init__(
             runtime.deadlines,
@@ -75,6 +92,8 @@ class Connection(Stream):
         )
         self.runtime = runtime
         self.listener = listener
+        self._guest = guest
+        self._refusal = refusal
         self.state = State.IDLE
         self.due = NEVER
         self.peer = _NOBODY
@@ -92,7 +111,8 @@ class Connection(Stream):
         self._keep_alive = runtime.config.timeouts.keep_alive
         self._most_served = limits.requests_per_connection
         self._exchange: Exchange | None = None
-        self._fast = FastExchange(runtime.fast, self) if runtime.fast is not None else None
+        fast = runtime.fast if refusal is None else None
+        self._fast = FastExchange(fast, self) if fast is not None else None
         self.peer_key = ""
         """All that is said of the peer in a decision, for the keys of caches."""
 
@@ -104,8 +124,11 @@ class Connection(Stream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         runtime = self.runtime
-        self._know_peer()
+        guest, self._guest = self._guest, None
+        self._know_peer(guest.preface if guest is not None else None)
         runtime.connections.add(self)
+        if guest is not None:
+            guest.gone()  # it counts as a connection from here on
         runtime.counters.connections_total += 1
         runtime.counters.open_connections += 1
         now = runtime.clock.monotonic()
@@ -113,33 +136,35 @@ class Connection(Stream):
         self.idle_since = now
         self.due = runtime.idle_until(now)
         runtime.deadlines.watch(self)
-        if len(runtime.connections) > runtime.connection_limit:
+        if runtime.present > runtime.connection_limit:
             # Accepted in one burst with the last one that there was a place for.
             runtime.counters.reject("connections")
             self._abort()
             return
-        self._admitted = runtime.admit_client(self.peer.ip)
+        self._admitted = runtime.admit_client(peer_address(self.peer))
         if not self._admitted:
             runtime.counters.reject("connections_per_client")
             self._abort()
 
-    def _know_peer(self) -> None:
-        """Ask the socket who is at its other end."""
-        ask, listener = self.transport.get_extra_info, self.listener
-        tls = ask("sslcontext") is not None
-        peername = ask("peername")
-        if not isinstance(peername, tuple):
-            self.peer = Peer(None, tls=tls, listener=listener)
-            self.peer_key = f"unix {tls}"
-            return
-        host, port = peername[:2]
-        local_port = self.runtime.ports.get(listener)
-        if local_port is None:
-            local_port = self.runtime.ports[listener] = int(ask("sockname")[1])
-        # A zone on a link-local peer says which of our interfaces it came by, not who it is.
-        ip = parse_address(host.partition("%")[0].encode())
-        self.peer = Peer(ip, port, tls=tls, listener=listener, local_port=local_port)
-        self.peer_key = f"{host} {tls} {local_port}"
+    def _know_peer(self, preface: Preface | None) -> None:
+        """Ask the socket, and the handshake if there was one, who is at its other end."""
+        ask, runtime = self.transport.get_extra_info, self.runtime
+        peername, handshake = ask("peername"), ask("ssl_object")
+        ip, port = peer_of(peername)
+        local_ip, local_port = runtime.local_end(self.listener, ask) if ip is not None else (None, 0)
+        tls = handshake is not None
+        self.peer = Peer(ip, port, tls, self.listener, local_port, preface, local_ip)
+        self.peer_key = f"{peername[0] if ip is not None else 'unix'} {tls} {local_port}"
+        if preface is not None:
+            self.peer_key += f" {preface.source_ip}"
+        if tls:
+            certificate, strict = handshake.getpeercert(), runtime.config.tls.strict_sni
+            self.peer = replace(
+                self.peer,
+                client_certificate=subject_text(certificate["subject"]) if certificate else None,
+                certificate_names=handshake.context.names if strict else None,
+            )
+            self.peer_key += f" {self.peer.client_certificate!r} {self.peer.certificate_names}"
 
     def data_received(self, data: bytes) -> None:
         if self.state is State.IDLE and self._fast is not None and not self.received and self._writable:
@@ -193,8 +218,8 @@ class Connection(Stream):
         runtime.connections.discard(self)
         runtime.counters.open_connections -= 1
         if self._admitted:
-            runtime.forget_client(self.peer.ip)
-        runtime.on_closed(self)
+            runtime.forget_client(peer_address(self.peer))
+        runtime.on_closed()
 
     def expire(self) -> None:
         """The sweep found ``due`` in the past."""
@@ -215,7 +240,8 @@ class Connection(Stream):
     def _advance(self, *, general: bool = False) -> None:
         """Look for a complete request head in ``received`` and start its exchange; ``general``: the fast path
         has had its look."""
-        received = self.received
+        raw: bytes | bytearray
+        raw = received = self.received
         try:
             if self.state is State.IDLE:
                 if not received:
@@ -235,11 +261,13 @@ class Connection(Stream):
             looked_at = general or self._looked_at == len(received)
             if not looked_at and self._writable and self._begin_fast():
                 return
-            raw = bytes(received[leading_blank(received) : end])
+            if self._refusal is not None:
+                raise self._refusal
+            raw = bytes(received[:end])
             del received[:end]
-            head = read_request(raw, self.runtime.head_limits)
+            head = read_request(raw[leading_blank(raw) :], self.runtime.head_limits)
         except Violation as violation:
-            self._refuse(violation)
+            self._refuse(_hinted(violation) if begins_header(raw) else violation)
             return
         self.head_complete = self.runtime.clock.monotonic()
         self._start(head, end)
@@ -326,6 +354,10 @@ class Connection(Stream):
     def must_close(self, asked: bool, now: float) -> bool:
         """True when this connection ends after the current exchange; ``asked``: the client wants it so."""
         return asked or self.runtime.draining or self.served >= self._most_served or now >= self._expires
+
+    def announcement(self, client: IPAddress | None) -> Announcement | None:
+        """What an upstream is told of this connection, if it is told at its begin."""
+        return announcement(client, self.peer, anonymise=self.runtime.config.forwarding.anonymise)
 
     def answer(self, answer: OwnAnswer) -> None:
         """Write an answer of our own in one piece."""
@@ -427,3 +459,9 @@ class Connection(Stream):
         self.state = State.CLOSING
         self.due = NEVER
         self.abort()
+
+
+def _hinted(violation: Violation) -> Violation:
+    """The same refusal, for bytes that are a PROXY header where none is expected."""
+    hint = "this is a PROXY protocol header, and listeners[].proxy_protocol does not list its sender"
+    return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")

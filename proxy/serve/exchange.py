@@ -25,7 +25,7 @@ from proxy.rules.answers import answer_failure, answer_refusal, http_date
 from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
-from proxy.rules.limits import retry_after
+from proxy.rules.limits import rate_refusal
 from proxy.serve.body import request_body
 from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
@@ -189,6 +189,11 @@ class Exchange:
             return await self._break_off(begun, begun.answered)
         if begun is None and (wait := self._runtime.throttle(decision.client)):
             return await self._turn_away(decision, self._body, wait)
+        if decision.ask is not None:  # what is for some only is not kept for all
+            asked_for = await self._runtime.admission.admit(decision, decision.ask, self._head)
+            if isinstance(asked_for, Refuse):
+                return self._refuse(asked_for)
+            return await self.forward(asked_for, self._body)
         cache = None if self._sent_already else self._runtime.cache
         if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
             return await answer_cached(self, cache, asked, decision, self._body)
@@ -213,17 +218,7 @@ class Exchange:
         balancer it carries other clients too."""
         if not self._head.expect_continue:
             await self._hold(body)
-        refuse = Refuse(
-            429,
-            "rate_limited",
-            "too many requests from this address",
-            close=False,
-            cls=forward.route.cls,
-            client=forward.client,
-            retry_after=retry_after(wait),
-            route=forward.route,
-        )
-        return self._refuse(refuse)
+        return self._refuse(rate_refusal(forward, wait))
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
@@ -258,7 +253,7 @@ class Exchange:
             self._record.answered(answer)
             self._runtime.symptoms.answered(self._head, forward, answer)
             if answer.status == 101:
-                return await self._tunnel(lease, answer)
+                return await self._tunnel(forward, lease, answer)
             if keeper is None:
                 return await self._relay(forward, lease, answer, body)
             told = keeper.heard(answer, lease.exchange)
@@ -270,7 +265,7 @@ class Exchange:
             if not lease.exchange.over:
                 lease.exchange.abort()
             lease.release(lease.exchange.reusable)
-        return await self.tell(told, keeper.asked)
+        return await self.tell(told, keeper.asked, forward)
 
     async def _hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
@@ -300,7 +295,12 @@ class Exchange:
             if lease is None and begun is not None and begun.failure is not None:
                 raise begun.failure
             if lease is None or again:
-                lease = await pool.acquire(due=due, connect_timeout=route.connect_timeout, fresh=again)
+                lease = await pool.acquire(
+                    due=due,
+                    connect_timeout=route.connect_timeout,
+                    fresh=again,
+                    announced=self._connection.announcement(forward.client.ip),
+                )
             self._phase = Phase.ANSWER_HEAD
             self._record.leased(lease)
             try:
@@ -387,7 +387,7 @@ class Exchange:
         unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
         chunked = unbounded and head.minor > 0
         close = connection.must_close(head.close, self._now()) or not body.done or (unbounded and not chunked)
-        rendered = self._rendered(answer, close=close)
+        rendered = self._rendered(forward, answer, close=close)
         first = exchange.take_body()
         self._phase = Phase.ANSWER
         connection.write(rendered + (chunked_piece(first, exchange) if chunked else first))
@@ -400,13 +400,20 @@ class Exchange:
         """The answer's head was written."""
         return self._phase in (Phase.ANSWER, Phase.TUNNEL)
 
-    async def tell(self, told: Told, asked: Asking) -> bool:
+    async def tell(self, told: Told, asked: Asking, forward: Forward) -> bool:
         """Answer from the cache; true: the connection may take another request."""
         kept, head, now, connection = told.variant.kept, self._head, self._now(), self._connection
         close = connection.must_close(head.close, now)
         unchanged = not_modified(asked.fields, kept.head.fields)
-        table = self._runtime.tables.forwarding
-        rendered = told.variant.head(head.method, head.minor, now, table, close=close, not_modified=unchanged)
+        rendered = told.variant.head(
+            head.method,
+            head.minor,
+            now,
+            self._runtime.tables.forwarding,
+            close=close,
+            not_modified=unchanged,
+            hsts=forward.hsts,
+        )
         self._phase = Phase.ANSWER
         bodiless = unchanged or head.method == b"HEAD"
         body = b"" if bodiless else kept.body
@@ -419,7 +426,7 @@ class Exchange:
             connection.write(body[at : at + size])
         return not close
 
-    def _rendered(self, answer: ResponseHead, *, close: bool) -> bytes:
+    def _rendered(self, forward: Forward, answer: ResponseHead, *, close: bool) -> bytes:
         fields = response_fields(
             answer,
             method=self._head.method,
@@ -427,6 +434,7 @@ class Exchange:
             close=close,
             date=http_date(self._runtime.clock.wall()),
             table=self._runtime.tables.forwarding,
+            hsts=forward.hsts,
         )
         return render_response(answer.status, answer.reason, fields)
 
@@ -438,14 +446,14 @@ class Exchange:
                 error = Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
             self.stop(error)
 
-    async def _tunnel(self, lease: Lease, answer: ResponseHead) -> bool:
+    async def _tunnel(self, forward: Forward, lease: Lease, answer: ResponseHead) -> bool:
         key = first_value(self._head.fields, b"sec-websocket-key") or b""
         if not websocket_accepts(key, answer):
             raise Failure(
                 Source.UPSTREAM, "bad_upgrade", 502, "the upstream's 101 is not a valid WebSocket answer"
             )
         self._phase = Phase.TUNNEL
-        self._connection.write(self._rendered(answer, close=False))
+        self._connection.write(self._rendered(forward, answer, close=False))
         tunnel = Tunnel(
             self._connection, lease.exchange.detach(), self._runtime.deadlines, self._timeouts.upgraded_idle
         )

@@ -88,10 +88,11 @@ class FastCache:
             return Found(variant, 200)
         return not store.passes(asked.key, now)
 
-    def head(self, found: Found, minor: int, now: float, *, close: bool) -> bytes:
+    def head(self, found: Found, minor: int, now: float, *, close: bool, hsts: bytes) -> bytes:
         """Return the head of the answer."""
+        unchanged = found.status == 304
         return found.variant.head(
-            b"GET", minor, now, self._table, close=close, not_modified=found.status == 304
+            b"GET", minor, now, self._table, close=close, not_modified=unchanged, hsts=hsts
         )
 
 

@@ -132,7 +132,7 @@ class FastExchange(FastRecord):
             if length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
-        key = (connection.peer_key, route.upstream, route.drop_cookies, minor, before, after)
+        key = (connection.peer_key, route.upstream, route.sdk, route.drop_cookies, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
             found = path.shape(key, connection, route, minor, before, after)
@@ -321,7 +321,7 @@ class FastExchange(FastRecord):
         connection = self._connection
         now = self._runtime.clock.monotonic()
         close = connection.must_close(self._shape.close, now)
-        answer = self._path.answers.read(data, self._minor, close)
+        answer = self._shape.way.answers.read(data, self._minor, close)
         if answer is None or answer.status in SICK:
             self._hand_over_soon()
             return False

@@ -23,17 +23,17 @@ from proxy.observe.log import AccessRecord
 from proxy.observe.metrics import Counters
 from proxy.rules.access import host_denial
 from proxy.rules.address import client_address, is_public, is_public_packed, peer_address, walk_listed
+from proxy.rules.claims import claims, named_request_id
 from proxy.rules.decide import upstream_host
 from proxy.rules.forwarding import (
-    claims,
     forwarded_for,
     forwarded_for_walked,
-    named_request_id,
     own_fields,
     request_fields,
     shown_address,
 )
 from proxy.rules.limits import limited_network, limited_walked
+from proxy.rules.transport import hsts_value, transport_denial
 from proxy.serve.fastcache import FastCache
 from proxy.serve.record import client_seen, shown
 from proxy.wire.fasthead import LONGEST_BLOCK, AnswerReader, Lines, Mark, RequestReader
@@ -66,19 +66,37 @@ class Way:
     between X-Forwarded-For and the request id, and behind it.
 
     ``client`` is ``None`` where a trusted peer's chain names the client; then ``tail`` is what the log says
-    of each (``fastline.client_tail``). ``trusted``: the peer may name the request too.
+    of each (``fastline.client_tail``). ``trusted``: the peer may name the request too. ``answers`` reads what
+    the upstream says to them.
     """
 
-    __slots__ = ("after_id", "before_id", "client", "dropped", "opening", "pool", "tail", "trusted")
+    __slots__ = (
+        "after_id",
+        "answers",
+        "before_id",
+        "client",
+        "dropped",
+        "opening",
+        "pool",
+        "tail",
+        "trusted",
+    )
 
     def __init__(
-        self, host: bytes, before_id: bytes, after_id: bytes, dropped: tuple[str, ...], pool: UpstreamPool
+        self,
+        host: bytes,
+        before_id: bytes,
+        after_id: bytes,
+        dropped: tuple[str, ...],
+        pool: UpstreamPool,
+        answers: AnswerReader,
     ) -> None:
         self.opening = b" HTTP/1.1\r\nHost: %b\r\n" % host
         self.before_id = before_id
         self.after_id = after_id
         self.dropped = dropped
         self.pool = pool
+        self.answers = answers
         self.trusted = False
         self.client: Client | None = None
         self.tail = ""
@@ -156,7 +174,13 @@ class FastPath:
             runtime.tables.trust.client_headers,
             cookies=runtime.config.forwarding.drop_ingest_cookies,
         )
-        self.answers = AnswerReader(HeadLimits(limits.answer_head_bytes, limits.answer_head_lines), table)
+        answer_limits = HeadLimits(limits.answer_head_bytes, limits.answer_head_lines)
+        hsts = runtime.tables.transport.hsts
+        self._answers = {
+            (said, sdk): AnswerReader(answer_limits, table, said, sdk=sdk)
+            for said in {b"", hsts}
+            for sdk in (True, False)
+        }
         self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
         self._ways: dict[object, Way | None] = {}
@@ -241,7 +265,10 @@ class FastPath:
     def _way(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Way | None:
         """Return what is said of all clients that came so; ``None``: their host is not served."""
         chained, identified = bool(lines.chain), bool(lines.ids)
-        key = (connection.peer_key, lines.host, lines.told, chained, identified, route.upstream, minor)
+        key = (
+            *(connection.peer_key, lines.host, lines.told, chained, identified),
+            *(route.upstream, route.sdk, minor),
+        )
         ways = self._ways
         if key in ways:
             return ways[key]
@@ -265,6 +292,11 @@ class FastPath:
         )
         head = RequestHead(b"GET", b"/", minor, fields, host, NO_BODY)
         address = client_address(peer, fields, tables.trust)
+        if self.runtime.pools[route.upstream].dialler.announces:
+            return None  # each of its connections is one client's
+        transport = tables.transport
+        if transport_denial(head, peer, address, route.cls, transport, tables.hosts.allows) is not None:
+            return None
         # The id is put in for each request, the client's address for each client.
         said = replace(claims(fields, address, tables.hosts.allows), request_id=None)
         own = own_fields(head, peer, address, _PLACEHOLDER, tables.forwarding, said)
@@ -272,12 +304,14 @@ class FastPath:
         before, _, after = render_fields(own[address.ip is not None :]).rpartition(_PLACEHOLDER.encode())
         sent_host = upstream_host(tables, route, host)
         outgoing = request_fields(head, peer, address, sent_host, _PLACEHOLDER, tables.forwarding)
+        hsts = hsts_value(head, peer, address, transport, tables.hosts.allows)
         way = Way(
             sent_host,
             before,
             after + b"\r\n",
             outgoing.dropped,
             self.runtime.pools[route.upstream],
+            self._answers[hsts, route.sdk],
         )
         way.trusted = address.peer_trusted
         if lines.chain and address.peer_trusted and address.source is not AddressSource.HEADER:

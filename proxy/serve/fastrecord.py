@@ -116,7 +116,7 @@ class FastRecord:
         """Answer from the cache, count it, and write its line."""
         connection, shape = self._connection, self._shape
         close = connection.must_close(shape.close, now)
-        head = cache.head(found, minor, now, close=close)
+        head = cache.head(found, minor, now, close=close, hsts=shape.way.answers.hsts)
         connection.write_both(head, found.body)
         self._runtime.counters.cache.count(_HIT)
         key = (connection.listener, self._method, self._target_path, shape.host, found.status, "", 0, False)

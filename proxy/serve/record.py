@@ -14,6 +14,7 @@ from proxy.rules.address import anonymised, is_public
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
     from proxy.message import ClientAddress, Decision, IPAddress, RequestHead, ResponseHead, Route
+    from proxy.net.doorway import Guest
     from proxy.net.pool import Lease
     from proxy.serve.body import RequestBody
     from proxy.serve.connection import Connection
@@ -31,7 +32,7 @@ class Record:
         self._mark = self._now()
         self.route: Route | None = None
         self.retries = 0
-        self._line = _new_line(self._runtime, connection, started)
+        self._line = new_line(self._runtime, connection.listener, connection.peer.ip, started)
         line = self._line
         line.method, line.target, line.host = head.method, head.target, head.host or b""
         line.bytes_in = head_size
@@ -121,13 +122,7 @@ class Record:
 
     def bug(self, error: BaseException) -> None:
         """Something of ours broke: the error log gets the traceback."""
-        self._runtime.error(
-            LogLevel.ERROR,
-            "internal_error",
-            request_id=self._line.request_id,
-            error=repr(error),
-            traceback="".join(traceback.format_exception(error)),
-        )
+        log_bug(self._runtime, self._line.request_id, error)
 
     def write(self, body: RequestBody | None) -> None:
         """The exchange is over: count it and write its line."""
@@ -147,7 +142,7 @@ def log_violation(
 ) -> None:
     """Write the record of bytes that were no request: there is no method, path or client to name."""
     runtime = connection.runtime
-    line = _new_line(runtime, connection, started)
+    line = new_line(runtime, connection.listener, connection.peer.ip, started)
     line.method = b"-"
     line.client_ip = line.peer
     line.status = violation.status if bytes_out else 0
@@ -159,11 +154,32 @@ def log_violation(
     _count_and_write(runtime, line)
 
 
-def _new_line(runtime: Runtime, connection: Connection, started: float) -> AccessRecord:
-    now, wall = runtime.clock.monotonic(), runtime.clock.wall()
-    return AccessRecord(
-        ts=wall - (now - started), listener=connection.listener, peer=shown(runtime, connection.peer.ip)
+def log_turned_away(runtime: Runtime, listener: str, guest: Guest, violation: Violation) -> None:
+    """Write the record of a connection that was closed before anything was served on it."""
+    line = new_line(runtime, listener, guest.ip, guest.came)
+    line.method = b"-"
+    line.client_ip = line.peer
+    line.t_total = runtime.clock.monotonic() - guest.came
+    line.error = f"{violation.reason}: {violation.detail}"
+    line.termination = termination(Cause.REFUSED, Phase.HEAD)
+    _count_and_write(runtime, line)
+
+
+def log_bug(runtime: Runtime, request_id: str, error: BaseException) -> None:
+    """Write the traceback of something that should not have happened to the error log."""
+    runtime.error(
+        LogLevel.ERROR,
+        "internal_error",
+        request_id=request_id,
+        error=repr(error),
+        traceback="".join(traceback.format_exception(error)),
     )
+
+
+def new_line(runtime: Runtime, listener: str, peer: IPAddress | None, started: float) -> AccessRecord:
+    """Return the record of what began at the moment ``started`` of the clock."""
+    now, wall = runtime.clock.monotonic(), runtime.clock.wall()
+    return AccessRecord(ts=wall - (now - started), listener=listener, peer=shown(runtime, peer))
 
 
 def client_seen(runtime: Runtime, line: AccessRecord, client: ClientAddress) -> None:

@@ -6,8 +6,9 @@ import itertools
 import secrets
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from proxy.net.doorway import peer_of
 from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
 from proxy.rules.address import client_network
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
     from proxy.clock import Clock, Deadlines
     from proxy.config.schema import Config, LogLevel
     from proxy.message import ClientAddress, IPAddress
+    from proxy.net.certificates import ServerTls
+    from proxy.net.doorway import Guest
     from proxy.net.pool import UpstreamPool
     from proxy.net.splice import Splicer
     from proxy.observe.log import BatchedLog
     from proxy.observe.metrics import Counters
     from proxy.rules.address import Packed
     from proxy.rules.decide import Tables
+    from proxy.serve.admission import Admission
     from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
+    from proxy.serve.passage import Passage
 
 
 def request_ids() -> Callable[[], str]:
@@ -48,8 +53,8 @@ def request_ids() -> Callable[[], str]:
 class Runtime:
     """The shared state of one ``Proxy``.
 
-    ``connections`` is bounded by ``connection_limit``; ``clients`` counts the connections of each
-    untrusted client network and is bounded by the former.
+    ``connections``, ``guests`` and ``passages`` together are bounded by ``connection_limit``; ``clients``
+    counts those of each untrusted client network and is bounded by the former.
     """
 
     config: Config
@@ -62,7 +67,8 @@ class Runtime:
     access_log: BatchedLog
     error_log: BatchedLog
     encode_access: Callable[..., bytes]
-    on_closed: Callable[[Connection], None]
+    on_closed: Callable[[], None]
+    """Told after a client has left."""
     connection_limit: int
     request_id: Callable[[], str] = field(default_factory=request_ids)
     jitter: Callable[[], float] = field(default=lambda: 1.0)
@@ -73,10 +79,20 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    admission: Admission = field(init=False)
+    tls: ServerTls | None = None
+    """Where a listener speaks TLS."""
     cache: AssetCache | None = None
     symptoms: Symptoms = field(init=False)
     connections: set[Connection] = field(default_factory=set)
+    guests: set[Guest] = field(default_factory=set)
+    """Sockets that are no connection yet (net/doorway.py)."""
+    passages: set[Passage] = field(default_factory=set)
+    """Connections in tcp mode."""
+    copy_buffer: bytearray = field(init=False)
+    """What all of them read into (net/bridge.py)."""
     clients: dict[Packed, int] = field(default_factory=dict)
+    _announces: bool = field(init=False)
     ports: dict[str, int] = field(default_factory=dict)
     """The port of each listener that has had a connection: it is asked for once."""
     outbox: Outbox = field(default_factory=Outbox)
@@ -86,6 +102,8 @@ class Runtime:
 
     def __post_init__(self) -> None:
         limits = self.config.limits
+        self.copy_buffer = bytearray(limits.read_buffer)
+        self._announces = any(upstream.proxy_protocol for upstream in self.config.upstreams.values())
         self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self.symptoms = Symptoms(self)
         self.rates = ClientRates.of(limits)
@@ -97,6 +115,21 @@ class Runtime:
             self.error_log.write(
                 error_line(level, event, self.clock.wall(), self.config.log.format, **fields)
             )
+
+    @property
+    def present(self) -> int:
+        """How many clients there are, whatever they do."""
+        return len(self.connections) + len(self.guests) + len(self.passages)
+
+    def local_end(self, listener: str, ask: Callable[[str], Any]) -> tuple[IPAddress | None, int]:
+        """Return where a connection over IP reached us. Its address is asked for only where an upstream is
+        told (``announcement``), its port once a listener."""
+        if self._announces:
+            return peer_of(ask("sockname"))
+        port = self.ports.get(listener)
+        if port is None:
+            port = self.ports[listener] = int(ask("sockname")[1])
+        return None, port
 
     def idle_until(self, now: float) -> float:
         """Return the moment at which a connection that is idle from now on is closed."""

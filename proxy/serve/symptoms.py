@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from proxy.config.schema import LogLevel, configured_listeners
 from proxy.message import first_value
 from proxy.observe.log import logged_path
-from proxy.rules.forwarding import claims
+from proxy.rules.claims import claims
 from proxy.rules.symptoms import (
     CURES,
     WINDOW,

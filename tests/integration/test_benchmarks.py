@@ -150,6 +150,23 @@ def test_all_peers_tell_the_upstream_the_same(peer: Peer, trusted: bool, folder:
 
 
 @pytest.mark.parametrize(
+    "peer",
+    [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS if peer.relays] + [OURS],
+)
+def test_all_relays_change_nothing(peer: Peer, folder: Path) -> None:
+    request = b"GET /flags?v=2 HTTP/1.1\r\nHOST: Ph.Example.com\r\nX-Odd:  x\r\n\r\n"
+    with RawUpstream() as upstream, ExitStack() as stack:
+        cores = choose_cores()
+        descriptors = raise_descriptor_limit()
+        setting = Setting(upstream.port, False, 64, descriptors, folder, cores.peer, tcp=True)
+        running = peer.start(setting)
+        stack.enter_context(running.child)
+        with connect(running.address) as connection:
+            assert ask(connection, request).status == 200
+        assert upstream.next_request().message.head == request
+
+
+@pytest.mark.parametrize(
     "origin", [pytest.param(Origin.NGINX, marks=pytest.mark.needs("nginx")), Origin.READER]
 )
 @pytest.mark.parametrize("name", ["flags", "app", "script", "download", "ingest"])

@@ -133,6 +133,7 @@ LINES = [
     b"Pragma: no-cache",
     b"Cookie: a=b",
     b"X-Forwarded-For: 203.0.113.7",
+    b"X-Forwarded-Proto: https",
     b"X_Odd: 1",
     b"Connection: keep-alive",
     b"Connection: close",
@@ -211,6 +212,8 @@ configurations = st.fixed_dictionaries(
         "forwarding": st.sampled_from([{}, {}, {"via": True}]),
         "limits": st.sampled_from([{}, {"requests_per_connection": 2}, {"write_buffer": 4096}]),
         "aliases": st.sampled_from([{}, {"prefix": "/x9"}]),
+        "trust": st.sampled_from([{}, {"proxies": ["127.0.0.1"]}]),
+        "tls": st.sampled_from([{}, {"hsts": 300}]),
     }
 )
 

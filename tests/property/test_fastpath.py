@@ -88,6 +88,7 @@ plain_lines = st.sampled_from(
         b"TE: trailers",
         b"X-A: 1",
         b"X-Real-IP: 1.1.1.1",
+        b"Remote-User: root",
         b"x-visitor: 2.2.2.2",
         b"X-Forwarded-Proto: https",
         b"x-forwarded-proto: HTTPS",
@@ -215,6 +216,7 @@ fast_answers = st.sampled_from(
         USUAL,
         b"HTTP/1.1 204 No Content\r\ndate: D\r\n\r\n",
         b"HTTP/1.0 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 2\r\n\r\nok",
         CLOSING,
         b"HTTP/1.1 413 Too Large\r\nDate: D\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
         SURPLUS,
@@ -278,7 +280,21 @@ configurations = st.fixed_dictionaries(
             [{}, {"chain": "append"}, {"anonymise": True}, {"via": True}, {"drop_ingest_cookies": True}]
         ),
         "aliases": st.sampled_from([{}, {"prefix": "/k7", "paths": ["/x1=/e/", "/lib.js=/static/array.js"]}]),
-        "access": st.sampled_from([{}, {}, {}, {"allowed_hosts": [".example"]}]),
+        "access": st.sampled_from(
+            [
+                {},
+                {},
+                {},
+                {"allowed_hosts": [".example"]},
+                {"allowed_hosts": [".example"], "probe_paths": ["/flags/", "/static/array.js"]},
+                {"allowed_ip_blocks": ["203.0.113.0/29"]},
+                {"forward_auth": "default", "forward_auth_copy": ["X-A", "Accept", "Remote-User"]},
+                {"forward_auth": "default", "forward_auth_copy": ["X-Visitor"]},
+            ]
+        ),
+        "routes": st.sampled_from(
+            [[], [], [{"path": "/e", "access": "protected"}, {"path": "/flags", "access": "bearer"}]]
+        ),
         "limits": st.sampled_from(
             [
                 {},
@@ -294,6 +310,9 @@ configurations = st.fixed_dictionaries(
             ]
         ),
         "host": st.sampled_from(["keep", "upstream"]),
+        "tls": st.sampled_from(
+            [{}, {}, {"hsts": 300}, {"redirect_https": True}, {"refuse_http": True, "hsts": 300}]
+        ),
     }
 )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from proxy.net.lease import Lease
+    from proxy.rules.announcing import Announcement
 
 T = TypeVar("T")
 
@@ -114,10 +115,13 @@ class Pooling:
         """From now on the upstream refuses."""
         self._server.close()
 
-    async def acquire(self, *, seconds: float = 30.0, fresh: bool = False) -> Lease:
+    async def acquire(
+        self, *, seconds: float = 30.0, fresh: bool = False, announced: Announcement | None = None
+    ) -> Lease:
         """Acquire a lease with this much time, within which nothing needs to pass."""
+        due = self.time.now + seconds
         async with asyncio.timeout(PATIENCE):
-            lease = await self.pool.acquire(due=self.time.now + seconds, connect_timeout=3.0, fresh=fresh)
+            lease = await self.pool.acquire(due=due, connect_timeout=3.0, fresh=fresh, announced=announced)
         self._leases.append(lease)
         return lease
 

@@ -138,6 +138,17 @@ def test_without_nginx_there_are_no_ratios() -> None:
     assert "## Latency" not in text
 
 
+def test_a_load_that_nginx_was_not_measured_with_is_in_microseconds() -> None:
+    found = results(
+        *(sample("nginx", 0, 10.0), sample("haproxy", 0, 11.0), sample("ours", 0, 12.5)),
+        *(sample("haproxy", 0, 9.9, load="tcp"), sample("ours", 0, 10.6, load="tcp")),
+    )
+    found.titles["tcp"] = "bytes"
+    rows = [[word.strip() for word in line.split("|")[1:-1]] for line in tables(found).splitlines()]
+    assert ["events", "10.0", "1.10", "1.25"] in rows
+    assert ["bytes", "–", "9.9 µs", "10.6 µs"] in rows
+
+
 def test_notes_tell_what_spoils_the_tables() -> None:
     found = results(
         sample("nginx", 0, 10.0, foreign=0.4), sample("ours", 0, 1.0, troubles={"not_200": 2}, foreign=0.4)

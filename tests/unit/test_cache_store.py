@@ -154,4 +154,7 @@ def test_a_head_is_rendered_once_a_second() -> None:
     assert head(6.0, close=True).endswith(b"Connection: close\r\n\r\n")
     assert head(6.0, known=True) == b"HTTP/1.1 304 Not Modified\r\nDate: D\r\nAge: 6\r\n\r\n"
     assert variant.head(b"HEAD", 1, 6.0, TABLE, close=False, not_modified=False) == head(6.0)
+    secure = variant.head(b"GET", 1, 6.0, TABLE, close=False, not_modified=False, hsts=b"max-age=9")
+    assert b"\r\nStrict-Transport-Security: max-age=9\r\n" in secure
+    assert head(6.0) == first.replace(b"Age: 5", b"Age: 6")
     assert repr(variant) == "<Variant b'/static/array.js' (b'gzip',) 5 bytes>"

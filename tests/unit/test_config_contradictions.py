@@ -55,6 +55,18 @@ def problems(**mapping: Any) -> list[str]:
             "file: health.open_min = 100: must not exceed health.open_max = 60 (the default)",
         ),
         (
+            {"access": {"client_certificate": True}},
+            "file: access.client_certificate = true: no listener speaks TLS",
+        ),
+        (
+            {"access": {"forward_auth": "sso"}},
+            'file: access.forward_auth = "sso": is not an upstream; there are: default',
+        ),
+        (
+            {"access": {"forward_auth_copy": ["Remote-User"]}},
+            "file: access.forward_auth_copy = a list of 1: only means something with access.forward_auth",
+        ),
+        (
             {"timeouts": {"drain": 1, "drain_streams": 2}},
             "timeouts.drain_streams = 2: must not exceed timeouts.drain = 1",
         ),
@@ -86,7 +98,7 @@ def problems(**mapping: Any) -> list[str]:
             'file: listen = "[::1]:80": is given more than once',
         ),
         (
-            {"listeners": [{"address": "unix:/x"}, {"address": "unix:/x", "tls": True}]},
+            {"listeners": [{"address": "unix:/x"}, {"address": "unix:/x", "mode": "tcp"}]},
             'file: listeners = "unix:/x": is given more than once',
         ),
         (
@@ -268,3 +280,19 @@ def test_trust_in_everybody_says_what_it_gives_up() -> None:
     assert warning.startswith(
         "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address"
     )
+
+
+def test_demands_that_can_be_met() -> None:
+    assert problems(access={"forward_auth": "default", "forward_auth_path": "/x"}) == []
+    finished = Config(
+        upstreams={"default": UpstreamConfig(UpstreamUrl(TcpAddress("web", 8000)))},
+        access=AccessConfig(forward_auth="sso"),
+    )
+    (found,) = contradictions(finished, {}, ["default"])
+    assert (found.key, found.where) == ("access.forward_auth", "default")
+
+
+def test_a_certificate_that_nobody_is_asked_for() -> None:
+    found = problems(listeners=[{"address": "[::1]:0", "tls": True}], access={"client_certificate": True})
+    said = 'file: access.client_certificate = true: needs tls.client_auth = "optional" or "required"'
+    assert any(problem.startswith(said) for problem in found)

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.config import keys
 from proxy.config.schema import (
+    CertificateConfig,
     Config,
     FrontConfig,
     ListenerConfig,
@@ -38,7 +39,12 @@ def test_a_key_knows_its_type_and_whether_it_is_a_list() -> None:
 
 
 def test_every_field_of_the_schema_is_a_key_or_a_table() -> None:
-    arrays = {"routes": RouteConfig, "fronts": FrontConfig, "listeners": ListenerConfig}
+    arrays = {
+        "routes": RouteConfig,
+        "fronts": FrontConfig,
+        "listeners": ListenerConfig,
+        "certificates": CertificateConfig,
+    }
     assert keys.arrays() == arrays
     tables = {"upstreams": UpstreamConfig, **arrays, **keys.sections()}
     # A list of tables is a key and a table.
@@ -53,6 +59,7 @@ def test_required_keys_have_no_default() -> None:
         "routes[].path",
         "fronts[].networks",
         "listeners[].address",
+        "certificates[].certificate",
     ]
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from proxy.config.load import config_from
 from proxy.config.schema import ListenerConfig, ListenerMode, TcpAddress, configured_listeners
 from proxy.errors import ConfigError
+from tests.support.tls import self_signed
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def listeners(**mapping: Any) -> tuple[ListenerConfig, ...]:
@@ -35,7 +39,9 @@ def test_the_default_is_for_those_who_say_none(
     assert listeners(**mapping) == found
 
 
-def test_all_that_a_listener_can_say() -> None:
+@pytest.mark.needs("openssl")
+def test_all_that_a_listener_can_say(tmp_path: Path) -> None:
+    pem = self_signed(tmp_path, "posthog.test").pem
     said = {
         "address": "[::]:443",
         "mode": "tcp",
@@ -43,7 +49,7 @@ def test_all_that_a_listener_can_say() -> None:
         "proxy_protocol": "10.0.0.0/8, 192.168.0.1",
         "upstream": "default",
     }
-    assert listeners(listeners=[said]) == (
+    assert listeners(listeners=[said], tls={"certificate": str(pem)}) == (
         ListenerConfig(
             TcpAddress("::", 443),
             ListenerMode.TCP,

@@ -49,18 +49,3 @@ def test_the_age_of_shipped_networks_is_judged_where_the_day_is_known() -> None:
     sources = Sources(None, {"upstream": "http://127.0.0.1:1", "behind": "cloudflare"})
     assert sources.load({}).warnings == ()
     assert len(sources.load({}, datetime.date(2030, 1, 1)).warnings) == 1
-
-
-@pytest.mark.parametrize(
-    ("said", "key"),
-    [
-        ("tls = true", "tls"),
-        ("mode = 'tcp'", "mode"),
-        ("proxy_protocol = ['10.0.0.0/8']", "proxy_protocol"),
-    ],
-)
-def test_a_listener_that_would_be_served_as_plain_http_is_refused(said: str, key: str) -> None:
-    toml = f"upstream = 'http://web:1'\n[[listeners]]\naddress = '127.0.0.1:1'\n{said}\n"
-    with pytest.raises(ConfigError) as caught:
-        Sources("x.toml", {}, toml.encode()).load({})
-    assert f"listeners[].{key} = 127.0.0.1:1: is not served by this version" in str(caught.value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+from functools import partial
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,9 @@ from proxy.net.breaker import BreakerState
 from proxy.net.http1 import Http1Exchange
 from proxy.net.pool import UpstreamPool, UpstreamState
 from proxy.net.resolve import SocketAddress
+from proxy.rules.announcing import Announcement
+from proxy.wire.proxyproto import LOCAL, encode_header
+from tests.support.play import PATIENCE
 from tests.support.pooling import Pooling, upstream_at
 from tests.support.turning import Time, turns, until
 
@@ -516,7 +521,7 @@ class TestBreaker:
             async def starving(*_: Any, **__: Any) -> None:
                 raise Failure(Source.PROXY, "connect_failed", 503, "too many open files", Resend.ANY)
 
-            monkeypatch.setattr("proxy.net.pool.dial", starving)
+            monkeypatch.setattr("proxy.net.dialler.dial", starving)
             for _ in range(9):
                 with pytest.raises(Failure, match="too many open files"):
                     await it.acquire()
@@ -802,3 +807,96 @@ async def _say_too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 def _never_late() -> Failure:
     raise AssertionError
+
+
+class TestAnnouncing:
+    """An upstream with `proxy_protocol`: each connection is one client's."""
+
+    ONE_CLIENT = Announcement(ip_address("203.0.113.7"), 5000, ip_address("10.0.0.1"), 443)
+    OTHER = Announcement(ip_address("203.0.113.8"), 5000, ip_address("10.0.0.1"), 443)
+
+    async def test_each_lease_has_a_new_connection_that_names_its_client(self) -> None:
+        async with Pooling(keys={"proxy_protocol": True}) as it:
+            for client in (self.ONE_CLIENT, self.OTHER):
+                lease = await it.acquire(announced=client)
+                peer = await it.peer()
+                await peer.hear(encode_header(client))
+                assert not lease.reused
+                lease.release(True)
+                assert it.pool.state.idle == 0
+                assert await peer.hear_end() == b""
+            assert it.pool.take_idle() is None
+            assert it.pool.take_quickly(it.time.now) is None
+
+    async def test_one_after_the_other_where_there_is_one_place(self) -> None:
+        async with Pooling(keys={"proxy_protocol": True}, bounds=ONE) as it:
+            first = await it.acquire(announced=self.ONE_CLIENT)
+            await (await it.peer()).hear(encode_header(self.ONE_CLIENT))
+            waiting = asyncio.ensure_future(it.acquire(announced=self.OTHER))
+            await turns()
+            assert it.pool.state.waiting == 1
+            first.release(True)
+            assert not (await waiting).reused
+            await (await it.peer()).hear(encode_header(self.OTHER))
+
+    async def test_a_health_probe_speaks_for_the_proxy_itself(self) -> None:
+        async with Pooling(keys={"proxy_protocol": True, "health_path": "/_health"}) as it:
+            it.pool.start()
+            peer = await it.peer()
+            await peer.hear(LOCAL)
+            assert (await peer.hear_head()).startswith(b"GET /_health ")
+
+
+class TestBareConnections:
+    """For what is no exchange: tcp mode."""
+
+    async def dialled(self, it: Pooling) -> tuple[socket.socket, int]:
+        dial = partial(it.pool.dialler.bare, None)
+        async with asyncio.timeout(PATIENCE):
+            connected, retries = await it.pool.connect(dial, due=it.time.now + 10, connect_timeout=3)
+        return connected[0], retries
+
+    async def test_it_connects_and_counts_as_no_connection_of_the_pool(self) -> None:
+        async with Pooling() as it:
+            sock, retries = await self.dialled(it)
+            with sock:
+                sock.send(b"hello")
+                await (await it.peer()).hear(b"hello")
+            assert retries == 0
+            assert (it.pool.state.in_use, it.pool.state.dialling) == (0, 0)
+
+    async def test_failures_are_tried_again_and_open_the_breaker(self) -> None:
+        async with Pooling(health={"consecutive_failures": 1}) as it:
+            it.stop_listening()
+            with pytest.raises(Failure) as caught:
+                await it.passing(self.dialled(it))
+            assert caught.value.kind == "connect_refused"
+            assert it.pool.breaker.state is BreakerState.OPEN
+            with pytest.raises(Failure) as caught:
+                await self.dialled(it)
+            assert caught.value.kind == "breaker_open"
+
+    async def test_success_closes_it_again(self) -> None:
+        async with Pooling(health={"consecutive_failures": 1}) as it:
+            it.pool.record(ok=False, probe=False)
+            it.time.turn(100)
+            sock, _ = await self.dialled(it)
+            sock.close()
+            assert it.pool.breaker.state is BreakerState.CLOSED
+
+    async def test_a_probe_that_is_cancelled_leaves_the_next_one_to_try(self) -> None:
+        async with Pooling(health={"consecutive_failures": 1}) as it:
+            it.pool.record(ok=False, probe=False)
+            it.time.turn(100)
+            never = asyncio.get_running_loop().create_future()
+
+            async def dial(due: float, rotation: int) -> None:
+                await never
+
+            task = asyncio.ensure_future(it.pool.connect(dial, due=it.time.now + 10, connect_timeout=3))
+            await turns()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            sock, _ = await self.dialled(it)
+            sock.close()

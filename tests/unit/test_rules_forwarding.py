@@ -23,17 +23,14 @@ from proxy.message import (
 )
 from proxy.rules import forwarding
 from proxy.rules.address import TrustTable, client_address
+from proxy.rules.claims import NO_CLAIMS, Claims, claims, effective_request_id
 from proxy.rules.forwarding import (
-    NO_CLAIMS,
-    Claims,
     ForwardingTable,
     Kind,
     Outgoing,
-    claims,
     classify_request_name,
     classify_response_name,
     connection_options,
-    effective_request_id,
     forwarded_for,
     forwarded_for_walked,
     request_fields,
@@ -874,3 +871,15 @@ def test_via_of_an_answer() -> None:
 
 def test_an_upstream_cannot_name_the_length_away() -> None:
     assert answer("Content-Length: 2", "Connection: Content-Length") == fields("Content-Length: 2")
+
+
+@pytest.mark.parametrize("name", ["Remote-User", "remote-user", "REMOTE_USER", "Remote.User"])
+def test_what_a_service_vouches_for_is_taken_from_no_client(name: str) -> None:
+    table = ForwardingTable.of(
+        ForwardingConfig(allow_names=("remote_user",)), identity=frozenset({b"remote-user"})
+    )
+    assert classify_request_name(name.lower().encode(), table) is Kind.MANAGED
+    out = sent(f"{name}: root", "Remote-User-Id: 7", table=table)
+    assert b"root" not in [value for _, value in out.fields]
+    assert (b"Remote-User-Id", b"7") in out.fields
+    assert out.dropped == ("managed",)

@@ -299,7 +299,10 @@ async def test_sockets_are_given_and_taken_away_while_it_serves() -> None:
 
 
 async def test_whoever_comes_while_connections_are_closed_is_closed_unless_it_asks() -> None:
-    async with Play(timeouts={"drain_idle": 1}) as play, taking_over(play) as (one, two, listener):
+    async with (
+        Play(fast_path=False, timeouts={"drain_idle": 1}) as play,
+        taking_over(play) as (one, two, listener),
+    ):
         busy = await connected(listener, one)
         busy.say(GET)
         upstream = await play.upstream()
@@ -315,6 +318,7 @@ async def test_whoever_comes_while_connections_are_closed_is_closed_unless_it_as
         upstream.say(OK[-1:])
         assert await busy.hear_some(15) == b'{"status":"Ok"}'
         await until(lambda: all(connection.idle for connection in one.connections))
+        play.clock.now += 1
         one.sweep()
         assert await busy.hear_end() == b""
         await draining
