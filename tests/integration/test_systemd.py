@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import signal
+import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,13 +18,14 @@ from proxy.standin.server import Standin
 from tests.support.load import Load
 from tests.support.machine import PATIENCE, Machine, MachineError
 from tests.support.ports import free_port
+from tests.support.tls import self_signed
 from tests.support.wire import OK, Client, RawUpstream, Received, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.needs("machine")
+pytestmark = pytest.mark.needs("machine", "openssl")
 
 SERVICE, SOCKET = "posthog-proxy.service", "posthog-proxy.socket"
 EVENT = b"POST /e/ HTTP/1.1\r\nHost: posthog.example.test\r\nContent-Length: 2\r\n\r\nhi"
@@ -36,6 +39,7 @@ class Installed:
         self.machine = machine
         self.upstream = upstream
         self.address = ("127.0.0.1", free_port())
+        self.folder = folder
         self._config = folder / "posthog-proxy.toml"
         machine.run("sh", "-c", "cp /systemd/*.service /systemd/*.socket /etc/systemd/system")
         machine.run("ln", "-s", "/test", "/etc/posthog-proxy")
@@ -43,8 +47,9 @@ class Installed:
         self.change("SOCKET", f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{self.address[1]}\n")
         self.configure()
 
-    def configure(self, *, workers: int = 1, more: str = "") -> None:
-        first = f"listen = ['127.0.0.1:{self.address[1]}']\nupstream = '{self.upstream.url}'\n"
+    def configure(self, *, workers: int = 1, first: str = "", more: str = "") -> None:
+        """Write the configuration: ``first`` keys without a table, ``more`` tables."""
+        first += f"listen = ['127.0.0.1:{self.address[1]}']\nupstream = '{self.upstream.url}'\n"
         self._config.write_text(f"{first}workers = {workers}\n{more}")
 
     def change(self, unit: str, text: str) -> None:
@@ -232,6 +237,28 @@ def test_the_watchdog_ends_a_service_that_stands_still(installed: Installed, wor
     assert exchange(installed.address, EVENT).status == 200
     said = installed.machine.run("journalctl", "--no-pager", "-o", "cat", "-u", SERVICE)
     assert "Watchdog timeout" in said
+
+
+def test_a_key_that_only_root_can_read(installed: Installed) -> None:
+    folder = installed.folder
+    pair = self_signed(folder)
+    pair.key.chmod(0o600)
+    given = "/run/credentials/posthog-proxy.service"
+    load = f"LoadCredential=tls.key:/test/{pair.key.name}"
+    installed.change("SERVICE", f"[Service]\n{load}\nLoadCredential=tls.crt:/test/{pair.certificate.name}\n")
+    port = free_port()
+    installed.configure(
+        first=f"listen_tls = '127.0.0.1:{port}'\n",
+        more=f"[tls]\ncertificate = '{given}/tls.crt'\nkey = '{given}/tls.key'\n",
+    )
+    installed.start(socket=True)
+    context = ssl.create_default_context(cafile=pair.certificate)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as client,
+    ):
+        client.sendall(EVENT)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 async def test_what_init_writes_serves_and_goes_again(machine: tuple[Machine, Path]) -> None:
