@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,18 @@ import sys
 from proxy.cli import main
 sys.exit(main())
 """
+ENDING_WITH_US = (
+    "setpriv",
+    "--pdeathsig=KILL",
+    "unshare",
+    "--pid",
+    "--mount-proc",
+    "--fork",
+    "--kill-child=KILL",
+)
+"""systemd-nspawn does not take its container along when it is killed. So it is the first process of a
+namespace of its own, which ends with it, and it ends with whoever started it."""
+
 BOOT_TIMEOUT = 30.0
 LOOK_EVERY = 0.02
 _UNTIL_UP = (
@@ -64,12 +77,13 @@ class Machine:
         self._log = (folder / "boot.log").open("wb")
         binds = {ROOT / "proxy": f"{SITE}/proxy", ROOT / "proxy/setup/units": "/systemd"}
         command = [
+            *ENDING_WITH_US,
             *("systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--volatile=overlay"),
             *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
             *(f"--bind={folder}:/test", "-D", str(IMAGE), "--boot"),
         ]
         try:
-            self._nspawn = subprocess.Popen(
+            self._unshare = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
             )
         except OSError:
@@ -96,14 +110,13 @@ class Machine:
     @functools.cached_property
     def init(self) -> int:
         """The pid of its systemd, as seen from here. Raises ``MachineError`` if there will be none."""
-        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
         for _ in range(int(BOOT_TIMEOUT / LOOK_EVERY)):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._nspawn.wait(LOOK_EVERY)
+                self._unshare.wait(LOOK_EVERY)
                 break  # it has ended
-            pids = children.read_text().split()
-            if pids:
-                return int(pids[0])
+            for nspawn in _children(self._unshare.pid):
+                for pid in _children(nspawn):
+                    return pid
         raise MachineError(self._boot_log)
 
     @property
@@ -135,9 +148,21 @@ class Machine:
 
     def stop(self) -> None:
         """Switch it off."""
-        self._nspawn.kill()  # its kernel namespace ends with it, and all processes in there
-        self._nspawn.wait(PATIENCE)
+        for nspawn in _children(self._unshare.pid):
+            os.kill(nspawn, signal.SIGKILL)  # and unshare ends after it
+        try:
+            self._unshare.wait(PATIENCE)
+        finally:
+            self._unshare.kill()
         self._log.close()
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that it has started; none if it has ended."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 @functools.cache
