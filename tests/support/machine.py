@@ -116,7 +116,8 @@ class Machine:
                 break  # it has ended
             for nspawn in _children(self._unshare.pid):
                 for pid in _children(nspawn):
-                    return pid
+                    if _name(pid) == "systemd":  # else one of nspawn's own helpers
+                        return pid
         raise MachineError(self._boot_log)
 
     @property
@@ -163,6 +164,14 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def _name(pid: int) -> str:
+    """What runs there; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @functools.cache
