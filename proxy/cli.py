@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["demo"]:  # it has a parser of its own
         return _demo(words[1:])
+    if words[:1] == ["init"]:  # so has it
+        return _init(words[1:])
     options = _parser(words[:1]).parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
@@ -87,6 +89,7 @@ def _parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
+    commands.add_parser("init", help="set it up as a service under systemd, or take it away", add_help=False)
     routes = commands.add_parser(
         "routes", help="print where each path goes, who may ask for it, and its limits", allow_abbrev=False
     )
@@ -168,6 +171,12 @@ def _demo(arguments: list[str]) -> int:
     from proxy.standin.demo import main as demo
 
     return demo(arguments)
+
+
+def _init(arguments: list[str]) -> int:
+    from proxy.setup.command import main as init
+
+    return init(arguments)
 
 
 def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:

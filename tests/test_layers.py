@@ -39,6 +39,7 @@ LAYERS = {
     "notify": TOP,
     "doctor": TOP,
     "explain": TOP,
+    "setup": TOP,
     "routes": TOP,
     "cli": TOP,
     "standin": TOP,
