@@ -52,6 +52,14 @@ _MOST_PIPES = 256
 """Large bodies that are spliced at a time; fewer where their descriptors, four for each, were more than an
 eighth of all."""
 
+_FRESH = 1.0
+"""At a stop, seconds for the first request of a connection that was just made: it may be on its way. (nginx
+gives it client_header_timeout; but one that is silent for longer was opened in advance, as browsers do.)"""
+
+_TURNS_TO_CONNECT = 2
+"""Turns of uvloop from accept(2) to `connection_made`. (asyncio drops what it has accepted when its server
+closes.)"""
+
 
 class Proxy:
     """A running reverse proxy in the current event loop.
@@ -138,6 +146,11 @@ class Proxy:
         state = "DRAINING" if self._runtime.draining else "SERVING" if self._listeners else "STOPPED"
         return f"<Proxy {state} connections={len(self._runtime.connections)}>"
 
+    @property
+    def runtime(self) -> Runtime:
+        """What its connections share; for whoever explains a request with the code that serves it."""
+        return self._runtime
+
     # Life.
 
     async def __aenter__(self) -> Self:
@@ -183,7 +196,8 @@ class Proxy:
         return frozenset(self._runtime.connections)
 
     async def drain(self, seconds: float | None = None, *, handover: bool = False) -> None:
-        """Stop gently: no new connections, idle ones closed, running exchanges may end.
+        """Stop gently: no new connections, idle ones closed (after a second if they are so new that the first
+        request may be on its way), running exchanges may end.
 
         Streams (SSE, WebSocket) are ended after `timeouts.drain_streams`, the rest after ``seconds``
         (default: `timeouts.drain`). Returns when no connection is left; call ``close`` afterwards.
@@ -203,9 +217,13 @@ class Proxy:
             self._listeners.clear()
         self._close_listeners()
         now = self._now()
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)  # what was accepted in this turn becomes a connection
         end = now + (timeouts.drain if seconds is None else seconds)
+        retiring = now + timeouts.drain_idle if handover else now
         steps: list[tuple[float, Callable[[], None]]] = [
-            (now + timeouts.drain_idle if handover else now, self._retire),
+            (retiring, partial(self._retire, retiring - _FRESH)),
+            (retiring + _FRESH, self._retire_all),
             (now + timeouts.drain_streams, partial(self._cut, streams_only=True)),
             (end, partial(self._cut, streams_only=False)),
         ]
@@ -272,11 +290,16 @@ class Proxy:
             self._emptied.discard(waiter)
         return True
 
-    def _retire(self) -> None:
+    def _retire(self, made_by: float) -> None:
+        """Close idle connections that have served, or were made by a moment."""
+        for connection in list(self._runtime.connections):
+            if connection.served or connection.idle_since <= made_by:
+                connection.retire()
+
+    def _retire_all(self) -> None:
         self._runtime.retiring = True
         self._turn_guests_away()
-        for connection in list(self._runtime.connections):
-            connection.retire()
+        self._retire(NEVER)
 
     def _cut(self, *, streams_only: bool) -> None:
         failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")

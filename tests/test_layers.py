@@ -39,6 +39,8 @@ LAYERS = {
     "workers": TOP,
     "notify": TOP,
     "doctor": TOP,
+    "explain": TOP,
+    "setup": TOP,
     "routes": TOP,
     "cli": TOP,
     "spool_command": TOP,
