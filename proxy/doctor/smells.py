@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.notation import size_text
-from proxy.doctor.findings import Finding, ok, warning
+from proxy.config.schema import uses_spool
+from proxy.doctor.findings import Finding, error, ok, warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,7 +30,12 @@ _DESCRIPTORS_KEPT = 256
 
 def configuration(config: Config, warnings: Iterable[str]) -> Iterator[Finding]:
     """Judge a configuration that loads; ``warnings`` are the loader's own."""
-    found = [*(_from_loader(text) for text in warnings), *_everybody(config), *_caps(config)]
+    found = [
+        *(_from_loader(text) for text in warnings),
+        *_everybody(config),
+        *_caps(config),
+        *_no_spool(config),
+    ]
     yield from found or [ok("config", "config", "it loads, and nothing in it looks unintended")]
 
 
@@ -59,8 +67,54 @@ def _caps(config: Config) -> Iterator[Finding]:
             )
 
 
+def _no_spool(config: Config) -> Iterator[Finding]:
+    if not uses_spool(config):
+        yield warning(
+            "no_spool",
+            "config",
+            "there is no spool: events are lost while PostHog is away",
+            "spool.directory = a directory on a local disk (--spool DIR)",
+        )
+
+
+def spool_disk(config: Config) -> Iterator[Finding]:
+    """Judge the disk of the spool: may it be written, is there room."""
+    if not uses_spool(config):
+        return
+    directory = Path(config.spool.directory)
+    there = next(folder for folder in (directory, *directory.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield error(
+            "spool_disk",
+            "machine",
+            f"spool.directory = {directory}: {there} cannot be written by this user",
+            "run this as the service's user, or give it the directory",
+        )
+        return
+    usage = shutil.disk_usage(there)
+    free = 100 * usage.free // usage.total
+    if free < config.spool.keep_free:
+        yield error(
+            "spool_disk",
+            "machine",
+            f"{free} % of the disk of {directory} are free, and spool.keep_free asks for "
+            f"{config.spool.keep_free} %: nothing would be kept",
+            "free some of it, or move spool.directory",
+        )
+    elif usage.free < config.spool.max_bytes:
+        yield warning(
+            "spool_disk",
+            "machine",
+            f"{size_text(usage.free)} are free on the disk of {directory}, less than spool.max_bytes",
+            "lower spool.max_bytes, or move spool.directory",
+        )
+    else:
+        yield ok("spool_disk", "machine", f"the disk of {directory} has room")
+
+
 def machine(config: Config) -> Iterator[Finding]:
     """Judge the limits that this process would have."""
+    yield from spool_disk(config)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield descriptors(config, soft, hard)
     try:

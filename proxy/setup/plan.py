@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from proxy.config.schema import ListenAddress
 
 CONFIG = "/etc/posthog-proxy/posthog-proxy.toml"
+SPOOL = "/var/lib/posthog-proxy/spool"
+"""Below the unit's StateDirectory."""
 SERVICE = "/etc/systemd/system/posthog-proxy.service"
 SOCKET = "/etc/systemd/system/posthog-proxy.socket"
 ENABLE = "systemctl enable --now posthog-proxy.socket posthog-proxy.service"
@@ -95,6 +97,12 @@ def config_text(wish: Wish, alias: str) -> str:
     if wish.behind:
         lines.append(f"behind = {_toml(wish.behind)}")
     lines.append('workers = "auto"')
+    lines += [
+        "",
+        "[spool]",
+        "# Events and session replay are kept here while PostHog is away, and delivered later.",
+        f"directory = {_toml(SPOOL)}",
+    ]
     if wish.hosts:
         lines += ["", "[access]", f"allowed_hosts = {_toml(wish.hosts)}"]
     lines += [

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import resource
+import shutil
+from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config.schema import Config
+    from proxy.doctor.findings import Finding
+
+Usage = namedtuple("Usage", "total used free")
 
 
 def config(**settings: Any) -> Config:
-    return config_from({"upstream": "http://127.0.0.1:9", **settings}).config
+    spool = {"spool": {"directory": "/var/lib/spool"}}
+    return config_from({"upstream": "http://127.0.0.1:9", **spool, **settings}).config
 
 
 def test_nothing_to_say() -> None:
@@ -45,6 +51,26 @@ def test_limits_below_posthogs_own() -> None:
     assert finding.text == "limits.body_replay = 1MiB, while PostHog takes 25MiB on /s"
 
 
+def test_no_spool() -> None:
+    (finding,) = smells.configuration(config(spool={}), [])
+    assert finding.text == "there is no spool: events are lost while PostHog is away"
+    assert [*smells.spool_disk(config(spool={}))] == []
+
+
+def test_the_disk_of_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def judged(**spool: Any) -> Finding:
+        (finding,) = smells.spool_disk(config(spool={"directory": str(tmp_path / "new" / "spool"), **spool}))
+        return finding
+
+    assert judged(keep_free=0, max_bytes="1MiB").severity is Severity.OK
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1000 << 20, 990 << 20, 10 << 20))
+    assert judged().text.startswith("1 % of the disk of ")
+    assert judged(keep_free=1).text.startswith("10MiB are free on the disk of ")
+    (tmp_path / "file").write_text("")
+    denied = judged(directory=str(tmp_path / "file"))
+    assert (denied.severity, "cannot be written" in denied.text) == (Severity.ERROR, True)
+
+
 def test_descriptors() -> None:
     settings = config(limits={"connections": 1000})
     few = smells.descriptors(settings, 1024, 4096)
@@ -62,6 +88,6 @@ def test_the_queue() -> None:
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert [finding.code for finding in smells.machine(config())] == ["descriptors", "somaxconn"]
+    assert [finding.code for finding in smells.machine(config(spool={}))] == ["descriptors", "somaxconn"]
     monkeypatch.setattr(smells, "SOMAXCONN", tmp_path / "none")
-    assert [finding.code for finding in smells.machine(config())] == ["descriptors"]
+    assert [finding.code for finding in smells.machine(config(spool={}))] == ["descriptors"]

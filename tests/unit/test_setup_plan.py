@@ -41,6 +41,7 @@ def test_a_cloud_behind_cloudflare() -> None:
         "workers": "auto",
         "access": {"allowed_hosts": ["e.example.com"]},
         "aliases": {"prefix": ALIAS},
+        "spool": {"directory": "/var/lib/posthog-proxy/spool"},
     }
     assert what.warnings == ()
     said = advice(wish, ALIAS)
