@@ -33,6 +33,7 @@ LAYERS = {
     "cache": 5,
     "serve": 6,
     "accepting": TOP,
+    "admin": 6,
     "server": TOP,
     "service": TOP,
     "workers": TOP,

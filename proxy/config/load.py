@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.clock import Clock
 from proxy.config import environment, expansion, fronts, keys
+from proxy.config.admin import read_token
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
@@ -162,6 +163,7 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
     config, known = expansion.with_fronts(config, given, ranges, problems)
     problems += contradictions(config, given, upstreams)
     warnings: tuple[str, ...] = ()
+    problems += _unusable_token(config, given)
     if _names_files(config):
         from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
 
@@ -171,6 +173,16 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
     if problems:
         raise ConfigError(*problems)
     return config, known, warnings
+
+
+def _unusable_token(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    try:
+        read_token(config)
+    except (OSError, ValueError) as error:
+        allowed = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        setting = given["admin.token_file"]
+        return [Problem(setting.said, shown(config.admin.token_file), allowed, setting.where)]
+    return []
 
 
 def _names_files(config: Config) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from proxy.config.admin import AdminConfig
 from proxy.config.aliases import AliasesConfig
 from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
@@ -44,6 +45,7 @@ __all__ = [
     "KIB",
     "MIB",
     "AccessConfig",
+    "AdminConfig",
     "Alias",
     "AliasesConfig",
     "Auto",
@@ -298,3 +300,4 @@ class Config:
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     log: LogConfig = key(LogConfig(), doc="Logs.")
+    admin: AdminConfig = key(AdminConfig(), doc="Where operators ask how it is.")
