@@ -6,14 +6,21 @@ import json
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.admin.exchange import Answer, said
+from proxy.admin.figures import figures
 from proxy.admin.guard import denial
+from proxy.admin.history import History
+from proxy.admin.page import POLICY, status_page
+from proxy.admin.settings import settings
 from proxy.config.schema import LogLevel
+from proxy.message import field_values
 from proxy.observe.exposition import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.admin.exchange import Request
+    from proxy.admin.figures import Figures
+    from proxy.clock import Clock
     from proxy.config.schema import Config
     from proxy.observe.lifetime import Lifetime
     from proxy.observe.metrics import Snapshot
@@ -65,14 +72,21 @@ class Facts(Protocol):
 class Endpoints:
     """The table of paths, and who may ask."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, clock: Clock) -> None:
         self._facts = facts
+        self._clock = clock
+        self._history = History()
         self._token = b""
         self._unix = False
         self._reads: dict[str, Callable[[Request], Answer]] = {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
+            "/": self._status,
+            "/status": self._status,
+            "/status.json": lambda _: as_json(self.figures()),
+            "/status/events": self._events,
+            "/config": lambda _: as_json(settings(self._facts.config)),
         }
         self._commands: dict[str, Callable[[Request], Answer]] = {
             "/drain": self._drain,
@@ -111,6 +125,40 @@ class Endpoints:
     def _metrics(self, request: Request) -> Answer:
         snapshot = self._facts.lifetime.snapshot() | self._facts.snapshot()
         return Answer(200, exposition(snapshot).encode(), CONTENT_TYPE)
+
+    def tick(self) -> None:
+        """Take a sample for the rates, if it is time."""
+        now = self._clock.monotonic()
+        if self._history.due(now):
+            self._history.add(self._facts.snapshot(), now)
+
+    def figures(self) -> Figures:
+        """Return everything that status page and `top` show."""
+        facts, wall = self._facts, self._clock.wall()
+        return {
+            "now": round(wall, 3),
+            "version": facts.lifetime.version,
+            "state": facts.state,
+            "uptime": round(facts.lifetime.seconds, 1),
+            "workers": facts.lifetime.workers,
+            "last_reload": facts.lifetime.last_reload,
+            "log_level": facts.log_level.value,
+            **figures(facts.snapshot(), facts.report(), self._history, wall),
+        }
+
+    def event(self) -> bytes:
+        """Return the figures as one Server-Sent Event."""
+        return b"data: " + as_json(self.figures()).body + b"\n\n"
+
+    def _status(self, request: Request) -> Answer:
+        accepts = b",".join(field_values(request.head.fields, b"accept")).lower()
+        if b"text/html" not in accepts:
+            return as_json(self.figures())
+        fields = ((b"Content-Security-Policy", POLICY.encode()), (b"Referrer-Policy", b"no-referrer"))
+        return Answer(200, status_page(self.figures()).encode(), "text/html; charset=utf-8", fields)
+
+    def _events(self, request: Request) -> Answer:
+        return Answer(200, self.event(), "text/event-stream", streams=True)
 
     def _drain(self, request: Request) -> Answer:
         self._facts.begin_drain()

@@ -72,7 +72,9 @@ class AdminListener:
     def tick(self) -> None:
         """Do what is due."""
         if self._parts is not None:
-            self._parts[0].tick()
+            server, endpoints = self._parts
+            endpoints.tick()
+            server.tick()
 
     def close(self) -> None:
         """Stop."""
@@ -83,6 +85,6 @@ class AdminListener:
         from proxy.admin.endpoints import Endpoints  # what most processes do not need
         from proxy.admin.server import AdminServer
 
-        endpoints = Endpoints(self._facts)
-        server = AdminServer(self._poller(), self._clock, endpoints.answer, lambda: b"")
+        endpoints = Endpoints(self._facts, self._clock)
+        server = AdminServer(self._poller(), self._clock, endpoints.answer, endpoints.event)
         return server, endpoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from proxy.admin.exchange import Request, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tests.support.process import Process
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -23,6 +26,13 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def admin_address(process: Process) -> str:
+    """Wait until a proxy has logged its admin listener; where it is."""
+    (line, *_) = process.wait_for_lines(r'"event": ?"admin_listening"')
+    address: str = json.loads(line.string)["address"]
+    return address
 
 
 def ask(
