@@ -40,6 +40,7 @@ LAYERS = {
     "notify": TOP,
     "doctor": TOP,
     "cli": TOP,
+    "top": TOP,
     "standin": TOP,
     "__init__": TOP,
     "__main__": TOP,

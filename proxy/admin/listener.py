@@ -50,7 +50,7 @@ class AdminListener:
 
         :param given: listening sockets that exist already.
         """
-        address, token = config.admin.listen, read_token(config)
+        address, token = config.admin.listen, read_token(config.admin.token_file)
         if address is None and self._parts is None:
             return
         server, endpoints = self._parts = self._parts or self._load()

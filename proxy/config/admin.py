@@ -5,13 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from proxy.config.declaration import key
 from proxy.config.values import ListenAddress, UnixAddress
-
-if TYPE_CHECKING:
-    from proxy.config.schema import Config
 
 SHORTEST_TOKEN = 16
 """Characters: whoever guesses one in a second needs longer than the machine lives."""
@@ -48,9 +44,8 @@ def is_private(address: ListenAddress) -> bool:
         return False
 
 
-def read_token(config: Config) -> bytes:
-    """Return the token, empty where none is asked for. Raises ``OSError`` or ``ValueError``."""
-    path = config.admin.token_file
+def read_token(path: str) -> bytes:
+    """Read a token file; an empty path means that none is asked for. Raises ``OSError`` or ``ValueError``."""
     if not path:
         return b""
     with open(path, "rb") as file:

@@ -177,7 +177,7 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
 
 def _unusable_token(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
     try:
-        read_token(config)
+        read_token(config.admin.token_file)
     except (OSError, ValueError) as error:
         allowed = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
         setting = given["admin.token_file"]

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.needs("chromium"), pytest.mark.asyncio(loop_scope="mod
 
 PHONE = {"viewport": {"width": 360, "height": 740}}
 REDRAWN = 'html:not([data-drawn="1"])'
-"""The page once it has had an event. (Playwright's functions need `eval`, which the page's policy forbids.)"""
+"""The page once it has had an event. (Playwright's functions need eval; the policy forbids it.)"""
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ async def send(proxy: RunningProxy, path: str, count: int = 1, client: str = "20
     reader, writer = await asyncio.open_connection(*proxy.address)
     body = b'{"event":"a","token":"t"}'
     for _ in range(count):
-        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+        lines = ["Host: a", f"X-Forwarded-For: {client}", f"Content-Length: {len(body)}", "", ""]
+        writer.write(f"POST {path} HTTP/1.1\r\n".encode() + "\r\n".join(lines).encode() + body)
         answer = await reader.readuntil(b"\r\n\r\n")
         (length,) = [
             int(line[15:]) for line in answer.split(b"\r\n") if line.lower().startswith(b"content-length:")

@@ -26,7 +26,7 @@ function rate(value) {
 }
 
 function percent(share) {
-  return share === null ? "–" : `${(share * 100).toFixed(share > 0.1 && share < 0.995 ? 0 : 1).replace(/\.0$/, "")} %`;
+  return share === null ? "–" : `${(share * 100).toFixed(share > 0.1 && share < 0.995 ? 0 : 1).replace(/\.0$/, "")}\u00a0%`;
 }
 
 function time(seconds) {
@@ -110,7 +110,7 @@ function draw(now) {
   document.getElementById("live").textContent = `${now.version} · up ${span(now.uptime)}${workers}`;
   document.getElementById("main").replaceChildren(...[
     put("section", { class: "bare big", "aria-label": "now" },
-      big("events requests / s", rate(now.requests.events_per_second)),
+      big("event requests / s", rate(now.requests.events_per_second)),
       big("all requests / s", rate(now.requests.per_second)),
       big("5xx / s", rate(failing), failing ? "bad" : ""),
       big("on the fast path", percent(now.fast_path.share)),
@@ -118,7 +118,7 @@ function draw(now) {
     now.last_reload ? null : card("Configuration", "", put("p", { class: "bad" }, "The last reload was refused; the configuration of before is in use. The error log says why (reload_failed).")),
     warnings(now.warnings, now.now),
     card("Requests by class", "", now.classes.length
-      ? table(["class", "a second", "last minutes", "in all"], now.classes.map((each) => [
+      ? table(["class", "a second", put("td", { class: "wide soft" }, "last minute and a half"), "in all"], now.classes.map((each) => [
           CLASSES[each.name] || each.name, rate(each.per_second), put("td", { class: "wide" }, sparkline(each.spark)), count(each.total)]))
       : put("p", { class: "soft" }, "Nothing has come yet.")),
     card("Upstreams", "half", ...now.upstreams.map(upstream)),
