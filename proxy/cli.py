@@ -42,6 +42,7 @@ _KEY_FLAGS = {
     "upstream": ("URL", "PostHog: http://host[:port], https://host[:port] or unix:/path"),
     "trust.proxies": ("LIST", "addresses and CIDR blocks of the proxies in front, with commas"),
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
+    "access.allowed_ip_blocks": ("LIST", "who may use what is not public: addresses and CIDR blocks"),
     "workers": ("N|auto", "worker processes; auto: one for each CPU"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
+    routes = commands.add_parser(
+        "routes", help="print where each path goes, who may ask for it, and its limits", allow_abbrev=False
+    )
+    _add_configuration_flags(routes)
+    routes.add_argument("--json", action="store_true", help="as JSON")
+    routes.set_defaults(command=_routes, parser=routes)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
     top = commands.add_parser(
@@ -150,7 +157,10 @@ def _top(options: argparse.Namespace) -> int:
     try:
         from proxy.top import run
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is missing: pip install 'posthog-proxy[top]'", file=sys.stderr)
+        print(
+            f"error: {(error.name or '').partition('.')[0]} is missing: pip install 'posthog-proxy[top]'",
+            file=sys.stderr,
+        )
         return 1
     return run(address, token, once=options.once)
 
@@ -194,7 +204,7 @@ def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
     try:
         sources = Sources(options.config, _flags(options)).fetch()
         loaded = sources.load(os.environ, _today())
-        Tables.of(loaded.config)  # finds the routes and aliases that cannot be
+        Tables.of(loaded.config)  # the rules may find something wrong, too
         return sources, loaded
     except ConfigError as error:
         for problem in error.problems:
@@ -234,6 +244,18 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
+    return 0
+
+
+def _routes(options: argparse.Namespace) -> int:
+    read = _load(options)
+    if read is None:
+        return 2
+    from proxy.routes import as_json, as_text
+    from proxy.rules.decide import Tables
+
+    config = read[1].config
+    sys.stdout.write((as_json if options.json else as_text)(config, Tables.of(config)))
     return 0
 
 

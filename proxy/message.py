@@ -190,6 +190,32 @@ SDK_CLASSES = frozenset(
 path is never redirected."""
 
 
+class Access(enum.Enum):
+    """Who may ask for a path (rules/access.py): everybody; whoever has an ``Authorization: Bearer``, which
+    PostHog checks; whoever meets what `[access]` demands; nobody from outside."""
+
+    PUBLIC = "public"
+    BEARER = "bearer"
+    PROTECTED = "protected"
+    NEVER = "never"
+
+
+class Credential(enum.Enum):
+    """What only the outside can check: a password against its hash, a session with a service."""
+
+    BASIC = "basic"
+    FORWARD = "forward_auth"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The request may go on once its credentials are checked, in this order: all of them, or with
+    ``one_suffices`` any of them."""
+
+    credentials: tuple[Credential, ...]
+    one_suffices: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a path goes and what holds there. Sizes in bytes, times in seconds.
@@ -214,6 +240,8 @@ class Route:
     websocket: bool = False
     spoolable: bool = False
     fast: bool = False
+    sdk: bool = False
+    access: Access = Access.PROTECTED
     cut: int = 0
     lead: bytes = b""
     drop_cookies: bool = False
@@ -226,7 +254,8 @@ Trail: TypeAlias = Callable[[], tuple[str, ...]]
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Send it on: the derived head, ready to be rendered (rules/forwarding.py made ``fields``).
-    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter."""
+    ``dropped``: what was taken away for safety, in the words of rules/forwarding.py, for the counter.
+    ``ask``: only after these credentials have been checked (serve/admission.py)."""
 
     route: Route
     client: ClientAddress
@@ -234,6 +263,7 @@ class Forward:
     fields: Fields
     request_id: str
     dropped: tuple[str, ...] = ()
+    ask: Ask | None = None
     hsts: bytes = b""
     """The Strict-Transport-Security of the answer; empty: what the upstream says."""
     trail: Trail = field(default=tuple, compare=False, repr=False)
@@ -247,8 +277,9 @@ class Forward:
 @dataclass(frozen=True, slots=True)
 class Refuse:
     """Answer it ourselves. ``reason`` is the machine word for log and counter, ``detail`` the
-    sentence for the client; ``close`` ends the connection afterwards (lingering). ``location`` is where a
-    308 leads."""
+    sentence for the client; ``close`` ends the connection afterwards (lingering). ``fields`` are lines that
+    the answer has besides (a challenge, where to go instead); with a ``body``, that stands in place of ours
+    and ``fields`` describe it."""
 
     status: int
     reason: str
@@ -258,7 +289,8 @@ class Refuse:
     client: ClientAddress | None = None
     retry_after: int | None = None
     route: Route | None = None
-    location: bytes | None = None
+    fields: Fields = ()
+    body: bytes | None = None
     trail: Trail = field(default=tuple, compare=False, repr=False)
 
     @property

@@ -31,6 +31,7 @@ from proxy.net.splice import Splicer
 from proxy.observe.log import BatchedLog, encode_json, encode_text
 from proxy.observe.metrics import Counters
 from proxy.rules.decide import Tables
+from proxy.serve.admission import Admission
 from proxy.serve.cached import AssetCache
 from proxy.serve.fastpath import FastPath
 from proxy.serve.runtime import Runtime
@@ -108,6 +109,7 @@ class Proxy:
             jitter=lambda: self._random.uniform(0.9, 1.1),
             error_fields=error_fields or {},
         )
+        self._runtime.admission = self._admission = Admission(self._runtime)
         if any(listener.tls for listener in configured_listeners(config)):
             from proxy.net.certificates import ServerTls  # not in the memory of those without TLS
 
@@ -213,6 +215,7 @@ class Proxy:
             pool.close()
         for pool in self._pools.values():
             await pool.wait_closed()
+        await self._admission.close()
         self._splicer.close()
         if self._ticker is not None:
             self._ticker.cancel()

@@ -39,6 +39,7 @@ LAYERS = {
     "workers": TOP,
     "notify": TOP,
     "doctor": TOP,
+    "routes": TOP,
     "cli": TOP,
     "top": TOP,
     "standin": TOP,

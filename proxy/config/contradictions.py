@@ -48,9 +48,13 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases, _admin)
+    checks = (
+        *(_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases),
+        *(_certificates, _admin),
+    )
     found = [problem for check in checks for problem in check(config, given)]
-    return [*found, *_routes(config, given, upstreams), *_entrances(config, given, upstreams)]
+    named = (_routes, _entrances, _forward_auth)
+    return [*found, *(problem for check in named for problem in check(config, given, upstreams))]
 
 
 def _trust(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
@@ -172,6 +176,28 @@ def _entrances(config: Config, given: Mapping[str, Setting], upstreams: Collecti
         if listener.upstream and listener.mode is ListenerMode.HTTP:
             allowed = 'only means something with mode = "tcp"; [[routes]] say where requests go'
             yield Problem(path, shown(listener.upstream), allowed, where)
+
+
+def _certificates(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    if config.access.client_certificate and not any(one.tls for one in configured_listeners(config)):
+        allowed = "no listener speaks TLS, so no client could show one and every protected path were closed"
+        yield _about(given, "access.client_certificate", "true", allowed)
+    elif config.access.client_certificate and config.tls.client_auth is ClientAuth.OFF:
+        allowed = 'needs tls.client_auth = "optional" or "required": no client is asked for a certificate'
+        yield _about(given, "access.client_certificate", "true", allowed)
+
+
+def _forward_auth(
+    config: Config, given: Mapping[str, Setting], upstreams: Collection[str]
+) -> Iterator[Problem]:
+    if config.access.forward_auth:
+        where = given["access.forward_auth"].where if "access.forward_auth" in given else "default"
+        yield from _missing("access.forward_auth", config.access.forward_auth, upstreams, where)
+        return
+    for path in sorted(given):
+        if path.startswith("access.forward_auth_"):
+            allowed = "only means something with access.forward_auth"
+            yield _about(given, path, given[path].shown, allowed)
 
 
 def _strips(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:

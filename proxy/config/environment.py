@@ -7,6 +7,7 @@ another way than its writer will have meant, the reading here is the meant one, 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ POSTHOG_NAMES: Mapping[str, str] = {
     "TRUSTED_PROXIES": "trust.proxies",
     "TRUST_ALL_PROXIES": "trust.all",
     "ALLOWED_HOSTS": "access.allowed_hosts",
+    "ALLOWED_IP_BLOCKS": "access.allowed_ip_blocks",
     "DISABLE_SECURE_SSL_REDIRECT": "posthog.secure_ssl_redirect",
 }
 """PostHog's variables and the key that each one sets; IS_BEHIND_PROXY sets none, it only warns."""
@@ -82,6 +84,7 @@ def read_posthog(environ: Mapping[str, str], reading: Reading) -> list[str]:
     """Read PostHog's variables into ``reading``; return a warning for each one that PostHog reads
     otherwise. An empty one counts as not set, as PostHog's ``get_from_env`` has it."""
     warnings = _allowed_hosts(environ, reading)
+    warnings += _allowed_ip_blocks(environ, reading)
     warnings += _trusted_proxies(environ, reading)
     warnings += _trust_all_proxies(environ, reading)
     warnings += _disable_secure_ssl_redirect(environ, reading)
@@ -117,6 +120,31 @@ def _allowed_hosts(environ: Mapping[str, str], reading: Reading) -> list[str]:
     elif name in environ:
         return [_EMPTY_HOSTS]
     return []
+
+
+def _allowed_ip_blocks(environ: Mapping[str, str], reading: Reading) -> list[str]:
+    """PostHog reads a list with commas of ``ip_network(block, strict=False)``: host bits do not count."""
+    name = "ALLOWED_IP_BLOCKS"
+    items = [item.strip() for item in environ.get(name, "").split(",") if item.strip()]
+    if not items:
+        return []
+    blocks = [_masked(item) for item in items]
+    reading.take(POSTHOG_NAMES[name], ",".join(blocks), name, textual=True)
+    return [
+        f"{name}: {printable(item)} has host bits set and is read as {block}, as PostHog does; write {block}"
+        for item, block in zip(items, blocks, strict=True)
+        if item != block
+    ]
+
+
+def _masked(item: str) -> str:
+    """The block with its host bits cleared; a text that is none as it is, for the reader to refuse."""
+    if "/" not in item:
+        return item
+    try:
+        return str(ipaddress.ip_network(item, strict=False))
+    except ValueError:
+        return item
 
 
 def _trusted_proxies(environ: Mapping[str, str], reading: Reading) -> list[str]:

@@ -23,6 +23,7 @@ from proxy.clock import Clock
 from proxy.config import environment, expansion, fronts, keys
 from proxy.config.admin import read_token
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
+from proxy.config.htpasswd import HtpasswdError, read_htpasswd
 from proxy.config.notation import printable, shown
 from proxy.config.reading import Reading
 from proxy.config.schema import Config, TcpAddress, UpstreamConfig, configured_certificates
@@ -46,6 +47,7 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "upstream": "--upstream",
         "trust.proxies": "--trusted-proxies",
         "access.allowed_hosts": "--allowed-hosts",
+        "access.allowed_ip_blocks": "--allowed-ip-blocks",
         "workers": "--workers",
         "log.format": "--log-format",
         "log.access": "--access-log",
@@ -162,6 +164,7 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
     ranges = _ranges(config, given, problems)
     config, known = expansion.with_fronts(config, given, ranges, problems)
     problems += contradictions(config, given, upstreams)
+    problems += _unreadable_passwords(config, given)
     warnings: tuple[str, ...] = ()
     problems += _unusable_token(config, given)
     if _names_files(config):
@@ -266,3 +269,16 @@ def _give_way(config: Config, given: Mapping[str, Setting]) -> Config:
             table = dataclasses.replace(getattr(config, section), **{name: value_at(config, high)})
             config = dataclasses.replace(config, **{section: table})
     return config
+
+
+def _unreadable_passwords(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    """Find out whether the file of users can be used."""
+    path = config.access.basic_auth_file
+    if not path:
+        return []
+    try:
+        read_htpasswd(path)
+    except HtpasswdError as error:
+        setting = given["access.basic_auth_file"]
+        return [Problem(setting.said, shown(path), str(error), setting.where)]
+    return []

@@ -40,6 +40,8 @@ _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{0,3})")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
+_TARGET = re.compile(r"/[!-\"$-~]*")
+_REALM = re.compile(r"[ !#-\[\]-~]+")
 _ALIAS = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _FRONT = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _UPSTREAM_NAME = re.compile(r"[a-z0-9]+(?:[_-][a-z0-9]+)*")
@@ -243,6 +245,30 @@ def url_path(text: str) -> str:
     return text
 
 
+def request_target(text: str) -> str:
+    """Read a request target in origin-form: a path and possibly a query, visible ASCII, no fragment."""
+    if _TARGET.fullmatch(text) is None:
+        raise NotationError("must begin with / and be visible ASCII without #")
+    return text
+
+
+def sign_in_page(text: str) -> str:
+    """Read where to sign in: a path of the same host, or a whole URL."""
+    path = text.removeprefix("https://").removeprefix("http://")
+    if path != text:
+        path = "/" + path
+    if _TARGET.fullmatch(path) is None or path.startswith("//"):
+        raise NotationError("must be a path that begins with one /, or a URL, in visible ASCII without #")
+    return text
+
+
+def realm(text: str) -> str:
+    """Read the name of a realm: it stands in quotes in a header (RFC 9110 section 11.5)."""
+    if _REALM.fullmatch(text) is None:
+        raise NotationError('must be ASCII text without " and \\')
+    return text
+
+
 def route_path(text: str) -> str:
     """Read a route's path: exact, or a prefix that ends in its only ``*``."""
     url_path(text)
@@ -312,8 +338,11 @@ FORMS: dict[str, tuple[str, Callable[[str], str]]] = {
     "host": ("a host name or address", host),
     "host_pattern": ("`*`, `name` or `.name`", host_pattern),
     "path": ("a path that begins with `/`", url_path),
+    "realm": ('ASCII text without `"` and `\\`', realm),
     "route": ("a path, possibly with `*` at its end", route_path),
+    "sign_in": ("a path that begins with `/`, or a URL", sign_in_page),
     "sink": ("`stdout`, `stderr`, `off` or a file's path", sink),
+    "target": ("a path that begins with `/`, possibly with a query", request_target),
     "upstream": ("an upstream's name", upstream_name),
 }
 """The ``form`` of a text key: how it is described, and its reader."""

@@ -78,6 +78,7 @@ The proxy can be started with the environment of PostHog itself:
 | `TRUSTED_PROXIES` | `trust.proxies` | a CIDR block: it compares text, so a block matches nobody |
 | `TRUST_ALL_PROXIES` | `trust.all` | `false` or any other text: it takes every text as true |
 | `ALLOWED_HOSTS` | `access.allowed_hosts` | empty: it then refuses every host |
+| `ALLOWED_IP_BLOCKS` | `access.allowed_ip_blocks` | nothing: host bits do not count here either |
 | `DISABLE_SECURE_SSL_REDIRECT` | `posthog.secure_ssl_redirect`, turned round | |
 
 Every such difference is a warning at start that names the variable, its value and the cure.

@@ -115,6 +115,13 @@ class HostPolicy(enum.Enum):
     UPSTREAM = "upstream"
 
 
+class Satisfy(enum.Enum):
+    """Whether a protected path wants everything that `[access]` demands, or any one of it (nginx's word)."""
+
+    ALL = "all"
+    ANY = "any"
+
+
 class ChainMode(enum.Enum):
     """What X-Forwarded-For says upstream: one computed address, or nginx's appended chain."""
 

@@ -66,9 +66,7 @@ class Tunnel:
             self._end(name if source.lost else "closed")
         elif source.transport.get_extra_info("ssl_object") is not None:
             self._end("closed")  # TLS has no halves: its transport takes nothing after the end
-        elif target.transport.can_write_eof():
-            target.transport.write_eof()
-        else:
+        elif not target.end():
             self._end(name)
 
     def _touch(self) -> None:

@@ -11,6 +11,7 @@ reading pauses; at most ``write_limit`` bytes plus one write are queued before `
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, cast
 
 from proxy.net.pieces import Pieces
@@ -231,6 +232,15 @@ class Stream(asyncio.Protocol):
         self.send_held()
         if not self.lost:
             self.transport.close()
+
+    def end(self) -> bool:
+        """Say that nothing more comes from here; false where the transport cannot (TLS)."""
+        if not self.transport.can_write_eof():
+            return False
+        # ENOTCONN: the peer has reset the connection, which the event loop tells in a moment.
+        with contextlib.suppress(OSError):
+            self.transport.write_eof()
+        return True
 
     def abort(self) -> None:
         """Close now; what is queued is thrown away."""

@@ -38,8 +38,13 @@ UNREACHABLE = "the service behind this proxy cannot be reached at the moment"
 
 _REASONS = {
     200: b"OK",
+    302: b"Found",
+    303: b"See Other",
+    307: b"Temporary Redirect",
     308: b"Permanent Redirect",
     400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
@@ -130,7 +135,8 @@ def answer_refusal(
         cls=refuse.cls,
         head=head,
         close=close or refuse.close,
-        location=refuse.location,
+        said=refuse.fields,
+        body=refuse.body,
     )
 
 
@@ -164,22 +170,20 @@ def _answer(
     cls: EndpointClass = EndpointClass.PROTECTED,
     head: RequestHead | None = None,
     close: bool,
-    location: bytes | None = None,
+    said: Fields = (),
+    body: bytes | None = None,
 ) -> OwnAnswer:
     close = close or (head is not None and head.close)
     cors = _cors(head) if head is not None and cls in SDK_CLASSES else ()
     if cors and outage.status in _PREFLIGHT_PASSES and _is_preflight(head):
-        outage, body = Outage(200), b""
-    else:
-        body = _error(code, detail)
+        outage, body, said = Outage(200), b"", ()
     fields = [(b"Date", http_date(wall))]
-    if body:
+    if body is None:
+        body = _error(code, detail)
         fields.append((b"Content-Type", b"application/json"))
-    fields += [(b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]
+    fields += [*said, (b"Content-Length", b"%d" % len(body)), (b"Cache-Control", b"no-store"), *cors]
     if outage.retry_after is not None:
         fields.append((b"Retry-After", b"%d" % outage.retry_after))
-    if location is not None:
-        fields.append((b"Location", location))
     if outage.status == 405:
         fields.append((b"Allow", _METHODS))
     if outage.status == 426:

@@ -1,8 +1,9 @@
 """One request head to one decision: where the rules meet.
 
 The order is fixed: client address, route, then the reasons to refuse (host not served, ambiguous path,
-never public, plain http, declared size), then the outgoing head. The route is looked up before the host is
-judged because its class says how even that refusal is answered (CORS on SDK paths).
+plain http, access, declared size), then the outgoing head. The route is looked up before the host is
+judged because its class says how even that refusal is answered (CORS on SDK paths). Nobody is asked for a
+password over plain http that a page is redirected from; what is never public is not redirected either.
 
 ``because`` tells the steps that were taken, as sentences for `explain` and for error logs.
 """
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING
 from proxy.config.presets import DEFAULT_UPSTREAM
 from proxy.config.schema import HostPolicy, UpstreamConfig
 from proxy.errors import ConfigError, Problem
-from proxy.message import EndpointClass, Forward, FramingKind, Refuse
-from proxy.rules.access import Denial, HostTable, class_denial, host_denial
+from proxy.message import Access, Ask, EndpointClass, Forward, FramingKind, Refuse
+from proxy.rules.access import AccessTable, Denial, HostTable, access_verdict, host_denial
 from proxy.rules.address import TrustTable, client_address
 from proxy.rules.claims import effective_request_id
+from proxy.rules.forward_auth import ForwardAuthTable
 from proxy.rules.forwarding import ForwardingTable, request_fields
 from proxy.rules.routing import Mismatch, RoutingTable, outgoing_target
-from proxy.rules.transport import Redirect, TransportTable, hsts_value, transport_denial
+from proxy.rules.transport import TransportTable, hsts_value, transport_denial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +40,10 @@ class UpstreamName:
     authority: bytes
     keep: bool
 
+    def host(self, asked: bytes | None) -> bytes:
+        """Return the Host to send for a request that came with ``asked``."""
+        return asked if self.keep and asked is not None else self.authority
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -45,6 +51,8 @@ class Tables:
 
     trust: TrustTable
     hosts: HostTable
+    access: AccessTable
+    forward_auth: ForwardAuthTable
     routing: RoutingTable
     forwarding: ForwardingTable
     upstreams: Mapping[str, UpstreamName]
@@ -52,7 +60,8 @@ class Tables:
 
     @classmethod
     def of(cls, config: Config) -> Tables:
-        """Build all tables. Raises ``ConfigError`` for a route that cannot be taken or followed."""
+        """Build all tables. Raises ``ConfigError`` for a route that cannot be taken or followed, or a header
+        that forward authentication cannot send or take."""
         routing = RoutingTable.of(config)
         upstreams = {name: _named(upstream) for name, upstream in configured_upstreams(config).items()}
         known = ", ".join(sorted(upstreams)) or "none is configured"
@@ -61,11 +70,14 @@ class Tables:
             raise ConfigError(
                 *(Problem("upstreams", name, f"no such upstream; known: {known}") for name in missing)
             )
+        forward_auth = ForwardAuthTable.of(config.access)
         return cls(
             TrustTable.of(config.trust, config.fronts),
             HostTable.of(config.access),
+            AccessTable.of(config.access),
+            forward_auth,
             routing,
-            ForwardingTable.of(config.forwarding),
+            ForwardingTable.of(config.forwarding, forward_auth.copy),
             upstreams,
             TransportTable.of(config.tls),
         )
@@ -87,15 +99,18 @@ def decide(head: RequestHead, peer: Peer, tables: Tables, request_id: str) -> De
     trusted peer named another. Equal arguments give equal decisions, so a decision can be cached."""
     client = client_address(peer, head.fields, tables.trust)
     routed = tables.routing.route(head.target)
-    denial: Denial | Mismatch | None = host_denial(head.host, tables.hosts)
+    denial = host_denial(head.host, tables.hosts, head.target)
     if isinstance(routed, Mismatch):
-        return _refuse(denial or routed, head, client, None)
-    denial = denial or class_denial(routed.cls)
-    denial = denial or transport_denial(head, peer, client, routed.cls, tables.transport, tables.hosts.allows)
-    denial = denial or _size_denial(head, routed)
+        ambiguous = Denial(routed.status, routed.reason, routed.detail)
+        return refuse(denial or ambiguous, head, client, None)
+    if denial is None and routed.access is not Access.NEVER:
+        denial = transport_denial(head, peer, client, routed.cls, tables.transport, tables.hosts.allows)
+    verdict = denial or access_verdict(routed.access, head, client, peer, tables.access)
+    ask = verdict if isinstance(verdict, Ask) else None
+    denial = verdict if isinstance(verdict, Denial) else _size_denial(head, routed)
     if denial is not None:
-        return _refuse(denial, head, client, routed)
-    return _forward(head, peer, tables, request_id, client, routed)
+        return refuse(denial, head, client, routed)
+    return _forward(head, peer, tables, request_id, client, routed, ask)
 
 
 def _size_denial(head: RequestHead, route: Route) -> Denial | None:
@@ -105,9 +120,8 @@ def _size_denial(head: RequestHead, route: Route) -> Denial | None:
     return Denial(413, "body_too_large", f"the body is larger than {route.body_limit} bytes")
 
 
-def _refuse(
-    denial: Denial | Mismatch, head: RequestHead, client: ClientAddress, route: Route | None
-) -> Refuse:
+def refuse(denial: Denial, head: RequestHead, client: ClientAddress, route: Route | None) -> Refuse:
+    """Return the decision not to forward, for this reason."""
     return Refuse(
         status=denial.status,
         reason=denial.reason,
@@ -117,12 +131,14 @@ def _refuse(
         cls=EndpointClass.PROTECTED if route is None else route.cls,
         client=client,
         route=route,
-        location=denial.location if isinstance(denial, Redirect) else None,
         trail=functools.partial(_refusal_trail, denial, client, route),
+        retry_after=denial.retry_after,
+        fields=denial.fields,
+        body=denial.body,
     )
 
 
-def _refusal_trail(denial: Denial | Mismatch, client: ClientAddress, route: Route | None) -> tuple[str, ...]:
+def _refusal_trail(denial: Denial, client: ClientAddress, route: Route | None) -> tuple[str, ...]:
     return (
         *_client_trail(client),
         *(() if route is None else (_route_sentence(route),)),
@@ -131,7 +147,13 @@ def _refusal_trail(denial: Denial | Mismatch, client: ClientAddress, route: Rout
 
 
 def _forward(
-    head: RequestHead, peer: Peer, tables: Tables, request_id: str, client: ClientAddress, route: Route
+    head: RequestHead,
+    peer: Peer,
+    tables: Tables,
+    request_id: str,
+    client: ClientAddress,
+    route: Route,
+    ask: Ask | None,
 ) -> Forward:
     host = upstream_host(tables, route, head.host)
     request_id = effective_request_id(head, client, request_id)
@@ -155,15 +177,24 @@ def _forward(
         fields=outgoing.fields,
         request_id=request_id,
         dropped=outgoing.dropped,
+        ask=ask,
         hsts=hsts_value(head, peer, client, tables.transport, tables.hosts.allows),
-        trail=functools.partial(_forward_trail, head, client, route, host, outgoing.dropped),
+        trail=functools.partial(_forward_trail, head, client, route, host, outgoing.dropped, ask),
     )
 
 
 def _forward_trail(
-    head: RequestHead, client: ClientAddress, route: Route, host: bytes, dropped: tuple[str, ...]
+    head: RequestHead,
+    client: ClientAddress,
+    route: Route,
+    host: bytes,
+    dropped: tuple[str, ...],
+    ask: Ask | None,
 ) -> tuple[str, ...]:
     because = [*_client_trail(client), _route_sentence(route)]
+    if ask is not None:
+        checks = f" {'or' if ask.one_suffices else 'and'} ".join(each.value for each in ask.credentials)
+        because.append(f"passes only after a check: {checks}")
     because.append(f"goes to upstream {route.upstream} with Host {host.decode('ascii', 'backslashreplace')}")
     target = outgoing_target(route, head.target)
     if target != head.target:
@@ -179,8 +210,7 @@ def _forward_trail(
 
 def upstream_host(tables: Tables, route: Route, host: bytes | None) -> bytes:
     """Return the Host to send upstream for a request that came with ``host``."""
-    upstream = tables.upstreams[route.upstream]
-    return host if upstream.keep and host is not None else upstream.authority
+    return tables.upstreams[route.upstream].host(host)
 
 
 def _client_trail(client: ClientAddress) -> list[str]:

@@ -143,18 +143,20 @@ _DASHES = bytes.maketrans(b"_.", b"--")
 
 @dataclass(frozen=True, slots=True)
 class ForwardingTable:
-    """`[forwarding]`, ready for look-ups; ``allow_names`` in lower case."""
+    """`[forwarding]`, ready for look-ups; names in lower case. ``identity``: what only a service that we
+    ask may set (rules/forward_auth.py); never taken from a client, however it is spelled."""
 
     chain: ChainMode
     anonymise: bool
     via: bool
     allow_names: frozenset[bytes]
+    identity: frozenset[bytes] = frozenset()
 
     @classmethod
-    def of(cls, config: ForwardingConfig) -> ForwardingTable:
+    def of(cls, config: ForwardingConfig, identity: frozenset[bytes] = frozenset()) -> ForwardingTable:
         """Build the table of a configuration."""
         names = frozenset(name.lower().encode() for name in config.allow_names)
-        return cls(config.chain, config.anonymise, config.via, names)
+        return cls(config.chain, config.anonymise, config.via, names, identity)
 
 
 def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
@@ -166,13 +168,16 @@ def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
     kind = _REQUEST_KINDS.get(name)
     if kind is not None:
         return kind
-    return (_remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind)(name, table.allow_names)
+    other = _remembered_kind if len(name) <= _REMEMBERED_NAME else _other_kind
+    return other(name, table.allow_names, table.identity)
 
 
-def _other_kind(name: bytes, allow_names: frozenset[bytes]) -> Kind:
+def _other_kind(name: bytes, allow_names: frozenset[bytes], identity: frozenset[bytes]) -> Kind:
     if is_managed(name):
         return Kind.MANAGED
     dashed = name.translate(_DASHES)
+    if dashed in identity:
+        return Kind.MANAGED
     if dashed == name or (name in allow_names and dashed not in _REQUEST_KINDS):
         return Kind.PASS
     return Kind.UNDERSCORE

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from proxy.message import AddressSource
+from proxy.message import AddressSource, Refuse
 from proxy.rules.address import client_network, unpacked
 
 if TYPE_CHECKING:
     from proxy.config.schema import LimitsConfig
-    from proxy.message import ClientAddress
+    from proxy.message import ClientAddress, Forward
     from proxy.rules.address import TrustTable
 
 CLIENTS = 65_536
@@ -85,3 +85,17 @@ def limited_walked(packed: bytes, trust: TrustTable) -> bytes | None:
 def retry_after(wait: float) -> int:
     """Return whole seconds for Retry-After."""
     return min(LONGEST_RETRY, math.ceil(wait))
+
+
+def rate_refusal(forward: Forward, wait: float) -> Refuse:
+    """Return the decision for a client that sends too much, seconds before it may again."""
+    return Refuse(
+        429,
+        "rate_limited",
+        "too many requests from this address",
+        close=False,
+        cls=forward.route.cls,
+        client=forward.client,
+        retry_after=retry_after(wait),
+        route=forward.route,
+    )

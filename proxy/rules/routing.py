@@ -1,14 +1,14 @@
 """Which route a request target takes: path in, ``Route`` or ``Mismatch`` out.
 
-A path is read twice: as received, and as the most forgiving server behind us might read it (see
-``canonical``). Both readings must lead to the same route. If they do not, the request is refused, because
-a rule that holds for one reading would not hold for the other. What is forwarded is never touched:
-nobody's slash is added, removed or collapsed.
+A path is read as received, and as the most forgiving servers behind us might read it (``_readings``). All
+readings must lead to the same route. If they do not, the request is refused, because a rule that holds for
+one reading would not hold for the other; and none may be stricter in small letters. What is forwarded is
+never touched: nobody's slash is added, removed or collapsed.
 
 Aliases (`[aliases]`) come first: the path that a name stands for is looked up in its stead, so that class,
 caps and access are those of the real path, and no name opens what its own path would not.
 
-Why comparing two readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
+Why comparing these readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
 partial reading (decoded but not collapsed, collapsed but not decoded, ...) matches a pattern, the
 canonical one matches it too.
 """
@@ -22,10 +22,11 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
-from proxy.message import SDK_CLASSES, EndpointClass, Route
+from proxy.message import SDK_CLASSES, Access, EndpointClass, Route
+from proxy.rules.access import ACCESS, is_stricter, opener, passes_unasked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from proxy.config.schema import Alias, AliasesConfig, Config, LimitsConfig, RouteConfig, TimeoutsConfig
 
@@ -36,7 +37,7 @@ _SMALL_BODIES = SDK_CLASSES - _INGEST
 _RESEND_HELD = _INGEST | {EndpointClass.FLAGS}
 _WEBSOCKET = frozenset({EndpointClass.PROTECTED, EndpointClass.PUBLIC, EndpointClass.STREAM})
 _SPOOLABLE = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
-_FAST = _INGEST | {EndpointClass.FLAGS, EndpointClass.SDK_READ}
+_FAST = frozenset(EndpointClass) - {EndpointClass.STREAM, EndpointClass.NEVER}
 _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
 _ALIASED = SDK_CLASSES | {EndpointClass.PUBLIC}
@@ -44,6 +45,7 @@ _ALIASED = SDK_CLASSES | {EndpointClass.PUBLIC}
 
 _UNCLEAN = re.compile(rb"[%;\\\x00]|//|/\.")
 _WILDCARD = re.compile(rb"<[^/<>]*>")
+_END = re.compile(rb"[?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ _NOT_ALIASED = Mismatch(404, "not_aliased", "there is nothing here")
 
 
 def canonical(path: bytes) -> bytes | None:
-    """Return ``path`` (which begins with ``/``) as a forgiving server would read it.
+    """Return ``path`` (which begins with ``/``, or is empty) as a forgiving server would read it.
 
     Percent-escapes are decoded once (malformed ones stay as they are), a backslash becomes a slash,
     ``;parameters`` of a segment and empty segments go; a trailing slash stays. ``None`` if a segment
@@ -84,6 +86,28 @@ def canonical(path: bytes) -> bytes | None:
     if kept and not segments[-1]:
         kept.append(b"")
     return b"/" + b"/".join(kept)
+
+
+def _readings(path: bytes) -> Iterator[bytes | None]:
+    """What servers make of ``path`` beside itself. ``None``: they would not agree where it leads.
+
+    Decoded once; decoded twice, parameters taken out between or only then; and in each of these ended by a
+    `?` or `#` that was encoded before.
+    """
+    once = canonical(path)
+    if once == path:
+        return
+    yield once
+    decoded = unquote_to_bytes(path)
+    texts = [decoded]
+    if once is not None and b"%" in decoded:
+        yield canonical(once)
+        yield canonical(decoded)
+        texts.append(unquote_to_bytes(decoded))
+    for text in texts:
+        end = _END.search(text)
+        if end is not None:
+            yield canonical(text[: end.start()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +189,44 @@ class _Aliases:
 
 
 @dataclass(frozen=True, slots=True)
+class _Configured:
+    """What a configured route makes of a path, by the class that the built-in table gives that path.
+
+    ``meant`` where the route is about that line of the table: it names the path, or lies within the line.
+    ``covered`` where its prefix only happens to cover it: that closes nothing that the line opens.
+    """
+
+    prefix: str
+    meant: Mapping[EndpointClass, Route]
+    covered: Mapping[EndpointClass, Route]
+
+    def of(self, built_in: Route, *, named: bool) -> Route:
+        """``named``: the pattern is the path itself."""
+        line = built_in.name
+        within = line.endswith("*") and self.prefix.startswith(line[:-1])
+        return (self.meant if named or within else self.covered)[built_in.cls]
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Every route of one configuration. Built once; size: the built-in table plus ten routes for each
+    """Every route of one configuration. Built once; size: the built-in table plus twenty routes for each
     configured one (a prefix may cover paths of every class)."""
 
-    _configured: _Matcher[Mapping[EndpointClass, Route]]
+    _configured: _Matcher[_Configured]
+    _folded: _Matcher[_Configured]
+    """The same with patterns in small letters."""
     _built_in: _Matcher[Route]
     _default: Route
     _aliases: _Aliases
     upstreams: frozenset[str]
     """Names of all upstreams that some route leads to."""
+    patterns: tuple[str, ...]
+    """Every pattern that a path can match, configured ones first."""
 
     @classmethod
     def of(cls, config: Config) -> RoutingTable:
         """Build the table. Raises ``ConfigError`` for a configured path that no request could take,
-        because its two readings differ, and for an alias of a path that none may lead to; the names of
+        because its readings differ, and for an alias of a path that none may lead to; the names of
         upstreams are taken as they are."""
         problems = [_unreachable(route.path) for route in config.routes if not _is_plain(route.path)]
         if problems:
@@ -188,12 +235,17 @@ class RoutingTable:
         def plain(name: str, endpoint: EndpointClass) -> Route:
             return _route(name, endpoint, DEFAULT_UPSTREAM, config)
 
+        configured = [(route.path, True, _configured(route, config)) for route in config.routes]
         table = cls(
-            _Matcher.of((route.path, True, _by_class(route, config)) for route in config.routes),
+            _Matcher.of(configured),
+            _Matcher.of((path.lower(), slash, route) for path, slash, route in configured),
             _Matcher.of((preset.path, preset.slash, plain(preset.path, preset.cls)) for preset in BUILT_IN),
             plain(DEFAULT_ROUTE, EndpointClass.PROTECTED),
             _Aliases.of(config.aliases),
             frozenset({DEFAULT_UPSTREAM, *(route.upstream for route in config.routes if route.upstream)}),
+            tuple(
+                dict.fromkeys([*(route.path for route in config.routes), *(line.path for line in BUILT_IN)])
+            ),
         )
         problems = [_misleading(alias) for alias in config.aliases.paths if table.at(alias.path) is None]
         if problems:
@@ -213,37 +265,50 @@ class RoutingTable:
         if target == b"*":
             return self._default
         path = target.partition(b"?")[0]
-        reading = canonical(path) if path.startswith(b"/") else None
-        if reading is None:
+        if not path.startswith(b"/"):
             return _AMBIGUOUS
-        route = self._named(reading)
-        if reading != path and self._named(path) != route:
+        route = self._named(path)
+        if self._closes_in_small_letters(path, route):
             return _AMBIGUOUS
+        for reading in _readings(path):
+            if reading is None or self._named(reading) != route:
+                return _AMBIGUOUS
+            if self._closes_in_small_letters(reading, route):
+                return _AMBIGUOUS
         return route
+
+    def _closes_in_small_letters(self, path: bytes, route: Route | Mismatch) -> bool:
+        """Would a server that takes capitals for small letters lead to what is for fewer? It hears the path
+        that an alias stands for."""
+        if isinstance(route, Mismatch):
+            return False
+        path = self._aliases.real(path) or path
+        small = path.lower()
+        return small != path and is_stricter(self._at(small, self._folded).access, route.access)
 
     def _named(self, path: bytes) -> Route | Mismatch:
         """The route of one reading of a path, which may be an alias."""
         real = self._aliases.real(path)
         if real is None:
-            return self._at(path)
-        route = self._at(real)
+            return self._at(path, self._configured)
+        route = self._at(real, self._configured)
         if route.cls not in self._aliases.classes:
             return _NOT_ALIASED
         if path.endswith(real):
             return replace(route, cut=len(path) - len(real) + route.cut)
         return replace(route, cut=len(path), lead=route.lead + real[route.cut :])
 
-    def _at(self, path: bytes) -> Route:
+    def _at(self, path: bytes, routes: _Matcher[_Configured]) -> Route:
         found = self._built_in.find(path)
         built_in = self._default if found is None else found[0]
-        configured = self._configured.find(path)
+        configured = routes.find(path)
         if configured is None:
             return built_in
-        by_class, named = configured
+        route, named = configured
         # A prefix such as `/*` is not meant to open what must never be public: only its own name does.
         if built_in.cls is EndpointClass.NEVER and not named:
             return built_in
-        return by_class[built_in.cls]
+        return route.of(built_in, named=named)
 
 
 def _is_plain(pattern: str) -> bool:
@@ -260,15 +325,19 @@ def _misleading(alias: Alias) -> Problem:
     return Problem("aliases.paths", str(alias), allowed)
 
 
-def _by_class(route: RouteConfig, config: Config) -> Mapping[EndpointClass, Route]:
-    """What ``route`` makes of a path, by the class that the built-in table gives that path."""
+def _configured(route: RouteConfig, config: Config) -> _Configured:
     made = {cls: _configured_route(route, cls, config) for cls in EndpointClass}
-    return made if route.cls is None else dict.fromkeys(EndpointClass, made[route.cls])
+    meant = made if route.cls is None else dict.fromkeys(EndpointClass, made[route.cls])
+    covered = {
+        cls: _with_access(each, opener(each.access, ACCESS[cls]), config) for cls, each in meant.items()
+    }
+    return _Configured(route.path.removesuffix("*"), meant, covered)
 
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
     made = _route(route.path, cls, upstream, config)
+    made = made if route.access is None else _with_access(made, route.access, config)
     return replace(
         made,
         body_limit=made.body_limit if route.body_limit is None else route.body_limit,
@@ -281,6 +350,15 @@ def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) ->
         websocket=made.websocket if route.websocket is None else route.websocket,
         cut=len(route.strip),
     )
+
+
+def _with_access(route: Route, access: Access, config: Config) -> Route:
+    return replace(route, access=access, fast=_is_fast(route.cls, access, config))
+
+
+def _is_fast(cls: EndpointClass, access: Access, config: Config) -> bool:
+    """The fast path asks nobody for credentials."""
+    return cls in _FAST and passes_unasked(access, config.access)
 
 
 def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Route:
@@ -298,7 +376,9 @@ def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Rout
         resend_held=cls in _RESEND_HELD,
         websocket=cls in _WEBSOCKET,
         spoolable=cls in _SPOOLABLE,
-        fast=cls in _FAST,
+        fast=_is_fast(cls, ACCESS[cls], config),
+        sdk=cls in SDK_CLASSES,
+        access=ACCESS[cls],
         drop_cookies=cls in _INGEST and config.forwarding.drop_ingest_cookies,
     )
 

@@ -79,9 +79,9 @@ CURES: Mapping[Symptom | Loop, str] = {
 """The setting that cures it."""
 
 
-def betrays(status: int, fields: Fields) -> bool:
-    """May an answer to an SDK be a symptom? A rough look, for the fast path."""
-    return status in REDIRECTS or status == 413 or is_html(fields)
+def betrays(status: int, fields: Fields, *, sdk: bool) -> bool:
+    """May an answer be a symptom? A rough look, for the fast path. ``sdk``: an SDK asked."""
+    return status in REDIRECTS or (sdk and (status == 413 or is_html(fields)))
 
 
 def is_page_for_sdk(cls: EndpointClass, status: int, fields: Fields) -> bool:

@@ -48,13 +48,6 @@ class TransportTable:
         return cls(config.redirect_https, config.refuse_http, config.redirect_port, hsts)
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect(Denial):
-    """An answer of 308 that leads to ``location``."""
-
-    location: bytes
-
-
 def transport_denial(
     head: RequestHead,
     peer: Peer,
@@ -83,7 +76,7 @@ def transport_denial(
         return UPGRADE_REQUIRED
     port = b"" if table.port == 443 else b":%d" % table.port
     location = b"https://%b%b%b" % (host, port, head.target)
-    return Redirect(308, "https_redirect", "this page is served by https", location)
+    return Denial(308, "https_redirect", "this page is served by https", ((b"Location", location),))
 
 
 def hsts_value(

@@ -437,8 +437,7 @@ class Connection(Stream):
         self.due = self.runtime.clock.monotonic() + self.runtime.config.timeouts.linger
         self._lingered = len(self.received)
         self.received.clear()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self.end()
         self.resume()
         if self.at_eof:
             self._close()

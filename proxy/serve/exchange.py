@@ -25,7 +25,7 @@ from proxy.rules.answers import answer_failure, answer_refusal, http_date
 from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
-from proxy.rules.limits import retry_after
+from proxy.rules.limits import rate_refusal
 from proxy.serve.body import request_body
 from proxy.serve.cached import answer_cached
 from proxy.serve.record import Record
@@ -189,6 +189,11 @@ class Exchange:
             return await self._break_off(begun, begun.answered)
         if begun is None and (wait := self._runtime.throttle(decision.client)):
             return await self._turn_away(decision, self._body, wait)
+        if decision.ask is not None:  # what is for some only is not kept for all
+            asked_for = await self._runtime.admission.admit(decision, decision.ask, self._head)
+            if isinstance(asked_for, Refuse):
+                return self._refuse(asked_for)
+            return await self.forward(asked_for, self._body)
         cache = None if self._sent_already else self._runtime.cache
         if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
             return await answer_cached(self, cache, asked, decision, self._body)
@@ -213,17 +218,7 @@ class Exchange:
         balancer it carries other clients too."""
         if not self._head.expect_continue:
             await self._hold(body)
-        refuse = Refuse(
-            429,
-            "rate_limited",
-            "too many requests from this address",
-            close=False,
-            cls=forward.route.cls,
-            client=forward.client,
-            retry_after=retry_after(wait),
-            route=forward.route,
-        )
-        return self._refuse(refuse)
+        return self._refuse(rate_refusal(forward, wait))
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)

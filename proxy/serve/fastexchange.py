@@ -132,7 +132,7 @@ class FastExchange(FastRecord):
             if length > route.body_limit:
                 return self._missed(data[:first], "large_body")
         connection = self._connection
-        key = (connection.peer_key, route.upstream, route.drop_cookies, minor, before, after)
+        key = (connection.peer_key, route.upstream, route.sdk, route.drop_cookies, minor, before, after)
         shape = path.young.get(key)
         if shape is None:
             found = path.shape(key, connection, route, minor, before, after)

@@ -181,9 +181,12 @@ class FastPath:
             cookies=runtime.config.forwarding.drop_ingest_cookies,
         )
         answer_limits = HeadLimits(limits.answer_head_bytes, limits.answer_head_lines)
-        self.answers = AnswerReader(answer_limits, table)
         hsts = runtime.tables.transport.hsts
-        self._secure_answers = AnswerReader(answer_limits, table, hsts) if hsts else self.answers
+        self._answers = {
+            (said, sdk): AnswerReader(answer_limits, table, said, sdk=sdk)
+            for said in {b"", hsts}
+            for sdk in (True, False)
+        }
         self.cache = FastCache(runtime, runtime.cache) if runtime.cache is not None else None
         self._routes: dict[bytes, Route | None] = {}
         self._ways: dict[object, Way | None] = {}
@@ -268,7 +271,10 @@ class FastPath:
     def _way(self, connection: Connection, lines: Lines, route: Route, minor: int) -> Way | None:
         """Return what is said of all clients that came so; ``None``: their host is not served."""
         chained, identified = bool(lines.chain), bool(lines.ids)
-        key = (connection.peer_key, lines.host, lines.told, chained, identified, route.upstream, minor)
+        key = (
+            *(connection.peer_key, lines.host, lines.told, chained, identified),
+            *(route.upstream, route.sdk, minor),
+        )
         ways = self._ways
         if key in ways:
             return ways[key]
@@ -311,7 +317,7 @@ class FastPath:
             after + b"\r\n",
             outgoing.dropped,
             self.runtime.pools[route.upstream],
-            self._secure_answers if hsts else self.answers,
+            self._answers[hsts, route.sdk],
         )
         way.trusted = address.peer_trusted
         if lines.chain and address.peer_trusted and address.source is not AddressSource.HEADER:

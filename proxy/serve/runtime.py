@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.observe.metrics import Counters
     from proxy.rules.address import Packed
     from proxy.rules.decide import Tables
+    from proxy.serve.admission import Admission
     from proxy.serve.cached import AssetCache
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
@@ -78,6 +79,7 @@ class Runtime:
     retiring: bool = False
     """Connections that become idle, or are accepted in the last moment, are closed at the next sweep."""
     fast: FastPath | None = None
+    admission: Admission = field(init=False)
     tls: ServerTls | None = None
     """Where a listener speaks TLS."""
     cache: AssetCache | None = None

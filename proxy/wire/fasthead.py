@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import Violation
 from proxy.message import FramingKind, ResponseHead
 from proxy.rules.forwarded import OWS
-from proxy.rules.forwarding import Kind, classify_request_name, is_managed, response_fields
+from proxy.rules.forwarding import Kind, classify_request_name, response_fields
 from proxy.rules.symptoms import betrays
 from proxy.wire import grammar
 from proxy.wire.heads import render_response
@@ -255,7 +255,7 @@ class RequestReader:
         # The gate knows this name already, and asks no more of the value of such a line.
         if grammar.FIELD_CONTENT.fullmatch(value) is None:
             raise _UnfitLine
-        return _entry(mark, name, value)
+        return self._entry(mark, name, value)
 
     def _judge_named(self, line: bytes) -> Marked | None:
         """Judge a line whose name was not seen yet."""
@@ -274,7 +274,7 @@ class RequestReader:
         if kind is Kind.PASS or kind is Kind.MANAGED:
             mark = self._mark(lower, kind)
             self._keep_name(name, mark)
-            return _entry(mark, name, line[len(name) + 1 :])
+            return self._entry(mark, name, line[len(name) + 1 :])
         if kind is Kind.CONNECTION:
             options = list_members([value])
             if len(options) == 1 and options[0] in _CONNECTIONS:
@@ -291,22 +291,22 @@ class RequestReader:
             return Mark.TOLD
         return self._marks.get(lower, Mark.PASS if kind is Kind.PASS else Mark.TOLD)
 
+    def _entry(self, mark: Mark, name: bytes, raw: bytes) -> Marked | None:
+        """``raw``: all that stands behind the colon."""
+        value = raw.strip(OWS)
+        canonical = len(raw) == len(value) + 1 and raw[0] == 0x20
+        if mark is Mark.PASS:
+            return None if canonical else Marked(mark, b"%b: %b" % (name, value))
+        told = mark is Mark.TOLD and classify_request_name(name.lower(), self._table) is Kind.PASS
+        if told or mark is Mark.AGENT or mark is Mark.COOKIE:
+            return Marked(mark, None if canonical else b"%b: %b" % (name, value), name, value)
+        return Marked(mark, b"", name, value)
+
     def _keep_name(self, name: bytes, mark: Mark) -> None:
         if len(name) <= LONGEST_NAME:
             if len(self._names) >= NAMES:
                 self._names.clear()
             self._names[name] = mark
-
-
-def _entry(mark: Mark, name: bytes, raw: bytes) -> Marked | None:
-    """``raw``: all that stands behind the colon."""
-    value = raw.strip(OWS)
-    canonical = len(raw) == len(value) + 1 and raw[0] == 0x20
-    if mark is Mark.PASS:
-        return None if canonical else Marked(mark, b"%b: %b" % (name, value))
-    if mark is Mark.AGENT or mark is Mark.COOKIE or (mark is Mark.TOLD and not is_managed(name.lower())):
-        return Marked(mark, None if canonical else b"%b: %b" % (name, value), name, value)
-    return Marked(mark, b"", name, value)
 
 
 def _is_unique(entry: Marked | None) -> bool:
@@ -377,10 +377,13 @@ class AnswerReader:
     (rules/symptoms.py). ``hsts`` is the Strict-Transport-Security that they get; another one is another
     reader."""
 
-    def __init__(self, limits: HeadLimits, table: ForwardingTable, hsts: bytes = b"") -> None:
+    def __init__(
+        self, limits: HeadLimits, table: ForwardingTable, hsts: bytes = b"", *, sdk: bool = True
+    ) -> None:
         self._limits = limits
         self._table = table
         self.hsts = hsts
+        self._sdk = sdk
         self._seen: tuple[dict[bytes, FastAnswer | None], ...] = ({}, {}, {}, {})
 
     def __repr__(self) -> str:
@@ -414,7 +417,7 @@ class AnswerReader:
             return None
         line, fields, framing = checked.line, checked.fields, checked.framing
         bounded = framing.kind in (FramingKind.LENGTH, FramingKind.NONE)
-        if line.status < 200 or not bounded or betrays(line.status, fields):
+        if line.status < 200 or not bounded or betrays(line.status, fields, sdk=self._sdk):
             return None
         head = ResponseHead(line.status, line.reason, line.minor, fields, framing, checked.close)
         fields = response_fields(

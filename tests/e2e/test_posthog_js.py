@@ -112,7 +112,9 @@ async def test_the_next_visitor_gets_the_scripts_from_the_cache(
         async with opened(browser, f"{site}/shop.html") as tab:  # with a cache of its own
             await tab.start_posthog(proxy.url, TOKEN)
             await posthog.wait_for_events(visit, name="$pageview")
+            await tab.page.wait_for_load_state("networkidle")
             assert tab.troubles == []
+    proxy.process.wait_for_lines(r'"path":"/array/phc_\*\*\*/config\.js"', 2, stream="stdout")
     assets = [line for line in proxy.access_log(1) if line["route"].startswith(("/static", "/array"))]
     origins: dict[str, list[str]] = {}
     for line in assets:

@@ -195,6 +195,21 @@ class TestClientCertificates:
             started.proxy.process.wait_for_lines('"handshake_failed","reason":"no_client_certificate"')
             started.proxy.process.wait_for_lines('"handshake_failed","reason":"client_certificate"')
 
+    def test_only_what_is_protected_demands_one(
+        self, standin: str, certificate: Certificate, tmp_path: Path
+    ) -> None:
+        authority = self_signed(tmp_path, "ca.test", stem="ca")
+        known = signed_by(authority, tmp_path, "/O=Example/CN=ann")
+        words = ("--set", "tls.client_auth=optional", "--set", f"tls.client_ca={authority.certificate}")
+        with running(standin, certificate, *words, "--set", "access.client_certificate=true") as started:
+            ours = certificate.certificate
+            assert started.get("--cert", known.certificate, "--key", known.key, authority=ours).status == 200
+            nobody = started.get(authority=ours)
+            assert (nobody.status, json.loads(nobody.body)["code"]) == (403, "no_client_certificate")
+            event = ("--json", '{"api_key":"phc_x","event":"$pageview","distinct_id":"ann"}')
+            assert started.get(*event, path="/e/", authority=ours).status == 200
+            assert curl(f"http://{started.plain}/__standin__/echo").status == 403
+
     @pytest.mark.needs("nginx")
     def test_ours_is_shown_to_an_upstream(self, certificate: Certificate, tmp_path: Path) -> None:
         authority = self_signed(tmp_path, "ca.test", stem="ca")

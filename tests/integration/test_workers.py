@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -85,13 +86,6 @@ def stop(process: Process) -> dict[str, Any]:
     process.send_signal(signal.SIGTERM)
     assert process.wait(PROMPT) == 0
     return events(process, "counters")[0]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 # Serving.
@@ -361,12 +355,14 @@ def test_workers_end_with_their_parent() -> None:
     with RawUpstream() as upstream, workers(upstream, 2) as proxy, Client(proxy.address) as idle:
         idle.send(EVENT)
         assert idle.answer(b"POST").status == 200
-        pids = children(proxy.process)
+        endings = [os.pidfd_open(pid) for pid in children(proxy.process)]
         proxy.process.send_signal(signal.SIGKILL)
         assert idle.ended()
         proxy.process.wait_for_lines("parent_gone", 2)
         assert proxy.process.wait(PROMPT) == -signal.SIGKILL  # also the end of what the workers had open
-        assert all(gone(pid) for pid in pids)
+        for ending in endings:
+            with os.fdopen(ending):
+                assert select.select([ending], [], [], PROMPT)[0]  # readable: that process has ended
 
 
 # Stopping.

@@ -88,6 +88,7 @@ plain_lines = st.sampled_from(
         b"TE: trailers",
         b"X-A: 1",
         b"X-Real-IP: 1.1.1.1",
+        b"Remote-User: root",
         b"x-visitor: 2.2.2.2",
         b"X-Forwarded-Proto: https",
         b"x-forwarded-proto: HTTPS",
@@ -279,7 +280,21 @@ configurations = st.fixed_dictionaries(
             [{}, {"chain": "append"}, {"anonymise": True}, {"via": True}, {"drop_ingest_cookies": True}]
         ),
         "aliases": st.sampled_from([{}, {"prefix": "/k7", "paths": ["/x1=/e/", "/lib.js=/static/array.js"]}]),
-        "access": st.sampled_from([{}, {}, {}, {"allowed_hosts": [".example"]}]),
+        "access": st.sampled_from(
+            [
+                {},
+                {},
+                {},
+                {"allowed_hosts": [".example"]},
+                {"allowed_hosts": [".example"], "probe_paths": ["/flags/", "/static/array.js"]},
+                {"allowed_ip_blocks": ["203.0.113.0/29"]},
+                {"forward_auth": "default", "forward_auth_copy": ["X-A", "Accept", "Remote-User"]},
+                {"forward_auth": "default", "forward_auth_copy": ["X-Visitor"]},
+            ]
+        ),
+        "routes": st.sampled_from(
+            [[], [], [{"path": "/e", "access": "protected"}, {"path": "/flags", "access": "bearer"}]]
+        ),
         "limits": st.sampled_from(
             [
                 {},

@@ -81,6 +81,7 @@ PARTS = {
     "chromium": Part(_chromium, "apt-get install chromium libatomic1"),
     "curl": _program("curl", "curl"),
     "openssl": _program("openssl", "openssl"),
+    "htpasswd": _program("htpasswd", "apache2-utils"),
     "wrk": _program("wrk", "wrk"),
     "node": Part(_node, "make provision (or install Node.js 20 or later)"),
     "posthog-js": _module("posthog-js"),

@@ -8,6 +8,7 @@ from proxy.config.contradictions import advice, contradictions, trusts_somebody,
 from proxy.config.load import config_from
 from proxy.config.schema import (
     AccessConfig,
+    CertificateConfig,
     Config,
     PosthogConfig,
     RouteConfig,
@@ -53,6 +54,18 @@ def problems(**mapping: Any) -> list[str]:
         (
             {"health": {"open_min": 100}},
             "file: health.open_min = 100: must not exceed health.open_max = 60 (the default)",
+        ),
+        (
+            {"access": {"client_certificate": True}},
+            "file: access.client_certificate = true: no listener speaks TLS",
+        ),
+        (
+            {"access": {"forward_auth": "sso"}},
+            'file: access.forward_auth = "sso": is not an upstream; there are: default',
+        ),
+        (
+            {"access": {"forward_auth_copy": ["Remote-User"]}},
+            "file: access.forward_auth_copy = a list of 1: only means something with access.forward_auth",
         ),
         (
             {"timeouts": {"drain": 1, "drain_streams": 2}},
@@ -268,3 +281,64 @@ def test_trust_in_everybody_says_what_it_gives_up() -> None:
     assert warning.startswith(
         "trust.all = true (TRUST_ALL_PROXIES): whoever can connect here chooses the address"
     )
+
+
+def test_demands_that_can_be_met() -> None:
+    assert problems(access={"forward_auth": "default", "forward_auth_path": "/x"}) == []
+    finished = Config(
+        upstreams={"default": UpstreamConfig(UpstreamUrl(TcpAddress("web", 8000)))},
+        access=AccessConfig(forward_auth="sso"),
+    )
+    (found,) = contradictions(finished, {}, ["default"])
+    assert (found.key, found.where) == ("access.forward_auth", "default")
+
+
+def test_a_certificate_that_nobody_is_asked_for() -> None:
+    found = problems(listeners=[{"address": "[::1]:0", "tls": True}], access={"client_certificate": True})
+    said = 'file: access.client_certificate = true: needs tls.client_auth = "optional" or "required"'
+    assert any(problem.startswith(said) for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ({"tls": {"key": "/k"}}, 'tls.key = "/k": is a key without its certificate'),
+        ({"tls": {"client_auth": "optional"}}, 'tls.client_auth = "optional": needs tls.client_ca'),
+        (
+            {"tls": {"client_ca": "/ca"}},
+            'tls.client_ca = "/ca": is never read while tls.client_auth is "off"',
+        ),
+        (
+            {"upstreams": {"default": {"url": "https://web", "client_key": "/k"}}},
+            'upstreams.default.client_key = "/k": a key without its certificate',
+        ),
+        (
+            {"upstreams": {"default": {"url": "https://web", "ca_file": "/ca", "insecure": True}}},
+            "nothing is checked against an authority where nothing is verified; keep one",
+        ),
+        (
+            {"fronts": [{"networks": ["10.0.0.0/8"]}], "trust": {"hops": 1}},
+            "they are different ways to say whom to believe; keep one",
+        ),
+        ({"listen_tls": "127.0.0.1:0"}, "needs a certificate: give tls.certificate (--tls-cert)"),
+    ],
+)
+def test_tls_and_trust_that_lack_their_other_half(mapping: dict[str, Any], said: str) -> None:
+    """Beside these, files that are not there are found too (test_config_files.py)."""
+    if "upstreams" in mapping:
+        with pytest.raises(ConfigError) as failure:
+            config_from(mapping, "file")
+        found = [str(problem) for problem in failure.value.problems]
+    else:
+        found = problems(**mapping)
+    assert any(said in problem for problem in found)
+
+
+def test_tls_that_nobody_will_speak() -> None:
+    warnings = config_from({"upstream": "http://web:1", "tls": {"redirect_https": True}}).warnings
+    assert warnings[0].startswith("tls.redirect_https = true, while no listener speaks TLS")
+    config = Config(
+        upstreams={"default": UpstreamConfig(UpstreamUrl(TcpAddress("web", 8000)))},
+        certificates=(CertificateConfig("/c", "/k"),),
+    )
+    assert any("no listener speaks TLS" in warning for warning in advice(config))

@@ -198,3 +198,30 @@ def test_behind_a_proxy_that_nobody_named() -> None:
 def test_not_behind_a_proxy_but_redirecting() -> None:
     (warning,) = posthog_advice({"IS_BEHIND_PROXY": "false"}, config(hops=1))
     assert warning.startswith("IS_BEHIND_PROXY=false: PostHog then ignores X-Forwarded-Proto")
+
+
+@pytest.mark.parametrize(
+    ("value", "blocks", "warned"),
+    [
+        ("10.0.0.0/8,192.0.2.1 , 2001:db8::/32", ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"], []),
+        (" , ", None, []),
+        ("", None, []),
+        ("10.0.0.1/8", ["10.0.0.0/8"], ["10.0.0.1/8 has host bits set and is read as 10.0.0.0/8"]),
+    ],
+)
+def test_allowed_ip_blocks_as_posthog_reads_them(
+    value: str, blocks: list[str] | None, warned: list[str]
+) -> None:
+    values, warnings = posthog({"ALLOWED_IP_BLOCKS": value})
+    found = values.get("access.allowed_ip_blocks")
+    assert (found and [str(block) for block in found]) == blocks  # type: ignore[attr-defined]
+    assert len(warnings) == len(warned)
+    assert all(words in warning for words, warning in zip(warned, warnings, strict=True))
+
+
+@pytest.mark.parametrize("value", ["office", "10.0.0.0/33", "10.0.0.0/8/8"])
+def test_allowed_ip_blocks_that_are_none_are_an_error(value: str) -> None:
+    reading = Reading()
+    read_posthog({"ALLOWED_IP_BLOCKS": value}, reading)
+    (found,) = reading.problems
+    assert (found.key, found.where) == ("access.allowed_ip_blocks", "ALLOWED_IP_BLOCKS")

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from proxy.config import files
 from proxy.config.load import config_from
+from proxy.config.schema import Config
 from proxy.errors import ConfigError
 from tests.support.tls import self_signed
 
@@ -105,3 +107,7 @@ class TestUpstream:
             config_from({"upstreams": {"default": {"url": self.URL, **keys}}}, "file")
         (problem,) = map(str, caught.value.problems)
         assert problem.startswith(f'file: upstreams.default.{said} = "{folder}/no": must be a readable')
+
+
+def test_a_configuration_without_files_has_nothing_wrong_with_them() -> None:
+    assert files.judge_files(Config(), {}, 0.0) == files.FileJudgement((), ())

@@ -294,3 +294,20 @@ def test_a_file_of_networks_with_mistakes(written: Path, text: str, said: str) -
     flags = {**UPSTREAM, "behind": "cloudflare", "trust.ranges_file": str(written)}
     (found,) = problems(None, {}, flags)
     assert said in found
+
+
+def test_users_that_cannot_be_read_are_a_problem_of_the_setting(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    with pytest.raises(ConfigError) as failure:
+        config_from({"upstream": "http://web", "access": {"basic_auth_file": str(file)}}, "file")
+    (found,) = failure.value.problems
+    assert str(found).startswith(f'file: access.basic_auth_file = "{file}": must be readable: ')
+    file.write_text("ann:$2y$05$SToIVQgmq4m6K3wKsiicb.dPfmmj4EYBq/4CXWeFZll3Gb7Gw7peq\n")
+    read = config_from({"upstream": "http://web", "access": {"basic_auth_file": str(file)}})
+    assert read.config.access.basic_auth_file == str(file)
+
+
+def test_one_listener_that_cannot_be_read_leaves_the_others_their_numbers() -> None:
+    with pytest.raises(ConfigError) as failure:
+        config_from({"upstream": "http://web", "listeners": [{"address": "x"}, {"address": "[::1]:0"}]})
+    assert [problem.key for problem in failure.value.problems] == ["listeners[0].address"]

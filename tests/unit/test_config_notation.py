@@ -123,6 +123,10 @@ def test_names_and_paths() -> None:
     assert notation.odd_header_name("X_Custom") == "X_Custom"
     assert notation.odd_header_name("X.Custom") == "X.Custom"
     assert notation.url_path("/_health") == "/_health"
+    assert notation.request_target("/verify?rd=https://x/") == "/verify?rd=https://x/"
+    for page in ("/oauth2/sign_in?x", "https://login.example.com/start", "http://login"):
+        assert notation.sign_in_page(page) == page
+    assert notation.realm("The app [staff]") == "The app [staff]"
     assert notation.route_path("/s*") == "/s*"
     assert notation.route_path("/s") == "/s"
     assert notation.upstream_name("replay-capture_2") == "replay-capture_2"
@@ -197,6 +201,15 @@ def test_names_and_paths() -> None:
         (notation.url_path, "health", "begin with /"),
         (notation.url_path, "/a?b", "without"),
         (notation.url_path, "/ü", "visible ASCII"),
+        (notation.request_target, "auth", "begin with /"),
+        (notation.request_target, "/a#b", "without #"),
+        (notation.request_target, "/a b", "visible ASCII"),
+        (notation.sign_in_page, "login", "begins with one /"),
+        (notation.sign_in_page, "//evil.example/", "begins with one /"),
+        (notation.sign_in_page, "https:///x", "begins with one /"),
+        (notation.realm, 'a"b', "ASCII text"),
+        (notation.realm, "a\\b", "ASCII text"),
+        (notation.realm, "ü", "ASCII text"),
         (notation.route_path, "/a*b", "at the end"),
         (notation.route_path, "/a**", "at the end"),
         (notation.upstream_name, "Replay", "lower-case"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -308,3 +309,16 @@ class TestEnding:
             assert await stream.fill(NEVER, late)
             peer.close()
             await until(lambda: stream.at_eof)
+
+
+async def test_the_end_can_be_said_to_a_peer_that_has_just_reset_the_connection() -> None:
+    """1. a client sends and resets; 2. before the event loop hears of it, we say that we are done."""
+    stream = Noting(Time())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, ours)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        stream.end()
+        await until(lambda: stream.lost)

@@ -321,3 +321,26 @@ def test_every_status_of_ours_has_its_phrase_and_none_redirects(status: int) -> 
 
 def test_a_status_without_a_phrase_is_still_an_answer() -> None:
     assert answer_violation(Violation(418, "x", "y"), WALL).reason == b""
+
+
+class TestWhatARefusalBrings:
+    LINES = ((b"WWW-Authenticate", b'Basic realm="x"'),)
+
+    def test_lines_beside_ours(self) -> None:
+        answer = answer_refusal(replace(refuse(401), fields=self.LINES), head(), WALL)
+        assert (answer.status, answer.reason) == (401, b"Unauthorized")
+        assert first_value(answer.fields, b"www-authenticate") == b'Basic realm="x"'
+        assert error_of(answer)["code"] == "body_too_large"
+
+    @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+    @pytest.mark.parametrize("body", [b"", b"<p>Sign in"])
+    def test_a_body_in_place_of_ours(self, method: bytes, body: bytes) -> None:
+        fields = ((b"Location", b"/login"), (b"Content-Type", b"text/html"))
+        answer = answer_refusal(
+            replace(refuse(302), fields=fields, body=body), head(ORIGIN, method=method), WALL
+        )
+        assert answer.body == (b"" if method == b"HEAD" else body)
+        assert field_values(answer.fields, b"content-length") == [b"%d" % len(body)]
+        assert field_values(answer.fields, b"content-type") == [b"text/html"]
+        assert field_values(answer.fields, b"location") == [b"/login"]
+        assert cors_of(answer.fields)  # an SDK path stays readable

@@ -27,6 +27,8 @@ from proxy.message import (
     CHUNKED,
     NO_BODY,
     AddressSource,
+    Ask,
+    Credential,
     EndpointClass,
     Field,
     Forward,
@@ -272,3 +274,62 @@ def test_a_fronts_header_names_the_client() -> None:
     tables = Tables.of(replace(CONFIG, fronts=(front,)))
     decision = forward(head(b"/e/", (b"CF-Connecting-IP", b"203.0.113.9")), BALANCER, tables)
     assert first_value(decision.fields, b"x-forwarded-for") == b"203.0.113.9"
+
+
+class TestAccess:
+    TABLES = Tables.of(
+        replace(
+            CONFIG,
+            access=AccessConfig(
+                allowed_hosts=(".example.com",),
+                probe_paths=("/_health",),
+                allowed_ip_blocks=(ip_network("203.0.113.0/24"),),
+                basic_auth_file="/users",
+                forward_auth="cloud",
+            ),
+        )
+    )
+    ELSEWHERE = Peer(ip_address("198.51.100.1"))
+    ANN = (b"Authorization", b"Basic YW5uOng=")
+
+    @pytest.mark.parametrize("target", [b"/e", b"/static/x.js", b"/shared/x", b"/_health"])
+    def test_what_is_public_stays_open(self, target: bytes) -> None:
+        assert forward(head(target), self.ELSEWHERE, self.TABLES).ask is None
+
+    def test_the_demands_come_in_order(self) -> None:
+        assert refuse(head(b"/login", self.ANN), self.ELSEWHERE, self.TABLES).status == 403
+        decision = refuse(head(b"/login"), CLIENT, self.TABLES)
+        assert (decision.status, decision.reason) == (401, "unauthorized")
+        assert first_value(decision.fields, b"www-authenticate") is not None
+        decision_with = forward(head(b"/login", self.ANN), CLIENT, self.TABLES)
+        assert decision_with.ask == Ask((Credential.BASIC, Credential.FORWARD))
+        assert "passes only after a check: basic and forward_auth" in decision_with.because
+
+    def test_the_address_is_the_clients_not_the_peers(self) -> None:
+        said = (b"X-Forwarded-For", b"203.0.113.9")
+        assert forward(head(b"/login", self.ANN, said), BALANCER, self.TABLES).ask is not None
+        assert refuse(head(b"/login", self.ANN, said), self.ELSEWHERE, self.TABLES).status == 403
+
+    def test_bearer_reads(self) -> None:
+        target, bearer = b"/flags/definitions?token=x", (b"Authorization", b"Bearer phs_x")
+        assert forward(head(target, bearer), self.ELSEWHERE, self.TABLES).ask is None
+        assert refuse(head(target), self.ELSEWHERE, self.TABLES).reason == "address_not_allowed"
+
+    def test_a_probe_by_address(self) -> None:
+        assert forward(head(b"/_health", host=b"10.0.0.7:8000"), self.ELSEWHERE, self.TABLES).ask is None
+        assert refuse(head(b"/e", host=b"10.0.0.7:8000"), self.ELSEWHERE, self.TABLES).status == 421
+
+    def test_the_size_comes_last(self) -> None:
+        huge = Framing(FramingKind.LENGTH, 1 << 40)
+        assert refuse(head(b"/login", framing=huge), self.ELSEWHERE, self.TABLES).status == 403
+        assert refuse(head(b"/login", self.ANN, framing=huge), CLIENT, self.TABLES).status == 413
+
+    def test_any_demand_may_suffice(self) -> None:
+        either = replace(self.TABLES, access=replace(self.TABLES.access, any_suffices=True))
+        assert forward(head(b"/login"), CLIENT, either).ask is None
+        decision = forward(head(b"/login", self.ANN), self.ELSEWHERE, either)
+        assert "passes only after a check: basic or forward_auth" in decision.because
+
+    def test_a_header_that_cannot_be_taken_is_a_config_error(self) -> None:
+        with pytest.raises(ConfigError, match="forward_auth_copy"):
+            Tables.of(replace(CONFIG, access=AccessConfig(forward_auth_copy=("Cookie",))))

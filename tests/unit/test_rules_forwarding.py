@@ -871,3 +871,15 @@ def test_via_of_an_answer() -> None:
 
 def test_an_upstream_cannot_name_the_length_away() -> None:
     assert answer("Content-Length: 2", "Connection: Content-Length") == fields("Content-Length: 2")
+
+
+@pytest.mark.parametrize("name", ["Remote-User", "remote-user", "REMOTE_USER", "Remote.User"])
+def test_what_a_service_vouches_for_is_taken_from_no_client(name: str) -> None:
+    table = ForwardingTable.of(
+        ForwardingConfig(allow_names=("remote_user",)), identity=frozenset({b"remote-user"})
+    )
+    assert classify_request_name(name.lower().encode(), table) is Kind.MANAGED
+    out = sent(f"{name}: root", "Remote-User-Id: 7", table=table)
+    assert b"root" not in [value for _, value in out.fields]
+    assert (b"Remote-User-Id", b"7") in out.fields
+    assert out.dropped == ("managed",)

@@ -6,10 +6,11 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from proxy.config.schema import LimitsConfig, TrustConfig
-from proxy.message import AddressSource, ClientAddress
+from proxy.config.schema import Config, LimitsConfig, TrustConfig
+from proxy.message import AddressSource, ClientAddress, Forward
 from proxy.rules.address import TrustTable
-from proxy.rules.limits import LONGEST_RETRY, ClientRates, limited_network, retry_after
+from proxy.rules.limits import LONGEST_RETRY, ClientRates, limited_network, rate_refusal, retry_after
+from proxy.rules.routing import RoutingTable
 
 A, B = b"\x01\x02\x03\x04", b"\x05\x06\x07\x08"
 TRUST = TrustTable.of(TrustConfig(proxies=(ip_network("10.0.0.0/8"),)))
@@ -91,3 +92,12 @@ def test_counted_is_the_client_and_never_a_proxy(
 
 def test_retry_after_is_whole_seconds_that_are_enough() -> None:
     assert [retry_after(wait) for wait in (0.001, 0.999, 1.5, 10.2, 1e9)] == [1, 1, 2, 11, LONGEST_RETRY]
+
+
+def test_who_sends_too_much_is_told_when_to_come_back() -> None:
+    route = RoutingTable.of(Config()).at("/e")
+    assert route is not None
+    client = ClientAddress(ip_address("203.0.113.7"), AddressSource.PEER, peer_trusted=False)
+    refusal = rate_refusal(Forward(route, client, b"/e", (), "id"), 1.5)
+    assert (refusal.status, refusal.reason, refusal.retry_after) == (429, "rate_limited", 2)
+    assert (refusal.client, refusal.route, refusal.close) == (client, route, False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from proxy.config.schema import (
+    AccessConfig,
     Alias,
     AliasesConfig,
     Config,
@@ -16,7 +18,7 @@ from proxy.config.schema import (
     TimeoutsConfig,
 )
 from proxy.errors import ConfigError
-from proxy.message import EndpointClass, Route
+from proxy.message import Access, EndpointClass, Route
 from proxy.rules.routing import Mismatch, RoutingTable, canonical, outgoing_target
 
 TABLE = RoutingTable.of(Config())
@@ -191,10 +193,10 @@ class TestWhatHoldsForAClass:
             ("/s", "resend_held spoolable fast"),
             ("/flags", "resend_held fast"),
             ("/static/x.js", "fast"),
-            ("/flags/definitions", ""),
+            ("/flags/definitions", "fast"),
             ("/livestream/x", "websocket"),
-            ("/shared/x", "websocket"),
-            ("/api/users", "websocket"),
+            ("/shared/x", "websocket fast"),
+            ("/api/users", "websocket fast"),
             ("/metrics", ""),
         ],
     )
@@ -206,6 +208,74 @@ class TestWhatHoldsForAClass:
 
 def configured(*routes: RouteConfig) -> RoutingTable:
     return RoutingTable.of(Config(routes=routes))
+
+
+class TestAccess:
+    @pytest.mark.parametrize(
+        ("target", "access"),
+        [
+            ("/e", Access.PUBLIC),
+            ("/static/x", Access.PUBLIC),
+            ("/shared/x", Access.PUBLIC),
+            ("/flags/definitions", Access.BEARER),
+            ("/login", Access.PROTECTED),
+            ("/E", Access.PROTECTED),
+            ("/metrics", Access.NEVER),
+        ],
+    )
+    def test_by_class(self, target: str, access: Access) -> None:
+        assert route(target).access is access
+
+    @pytest.mark.parametrize("access", Access)
+    def test_a_path_that_is_named_has_the_access_that_is_said(self, access: Access) -> None:
+        for path in ("/flags", "/metrics", "/x", "/api/feature_flag/local_evaluation"):
+            found = route(path, configured(RouteConfig(path, access=access)))
+            assert found.access is access
+            assert found.cls is route(path).cls  # only who may ask, nothing else
+
+    @pytest.mark.parametrize("access", [Access.PROTECTED, Access.NEVER, Access.BEARER])
+    def test_a_prefix_closes_nothing_that_it_only_covers(self, access: Access) -> None:
+        table = configured(RouteConfig("/*", access=access), RouteConfig("/s*", access=access))
+        for path in ("/e", "/s", "/static/x", "/surveys", "/shared/x", "/_health", "/flags/stream"):
+            assert route(path, table).access is Access.PUBLIC
+        assert route("/flags/definitions", table).access is Access.BEARER
+        assert route("/login", table).access is access
+        assert route("/metrics", table).access is Access.NEVER
+
+    def test_a_class_for_a_prefix_closes_nothing_either(self) -> None:
+        table = configured(RouteConfig("/*", cls=EndpointClass.PROTECTED))
+        assert (route("/e", table).cls, route("/e", table).access) == (
+            EndpointClass.PROTECTED,
+            Access.PUBLIC,
+        )
+
+    @pytest.mark.parametrize("prefix", ["/shared/*", "/shared/secret*", "/static/internal/*"])
+    def test_a_prefix_within_a_line_of_the_table_means_it(self, prefix: str) -> None:
+        table = configured(RouteConfig(prefix, access=Access.PROTECTED))
+        assert route(prefix[:-1] + "x", table).access is Access.PROTECTED
+
+    def test_small_letters_close_and_never_open(self) -> None:
+        for pattern in ("/static/internal/*", "/static/Internal/*"):
+            table = configured(RouteConfig(pattern, access=Access.PROTECTED))
+            for path in ("/static/INTERNAL/x", "/static/iNTERNAL%2fx"):
+                assert mismatch(path, table).status == 400
+        assert route("/STATIC/x", table).access is Access.PROTECTED
+
+    def test_a_prefix_can_open_what_is_protected_and_never_what_must_not_be_public(self) -> None:
+        table = configured(RouteConfig("/*", access=Access.PUBLIC))
+        assert route("/login", table).access is Access.PUBLIC
+        assert route("/metrics", table).access is Access.NEVER
+
+    @pytest.mark.parametrize("access", Access)
+    def test_only_what_is_open_to_whoever_comes_is_fast(self, access: Access) -> None:
+        routes = (RouteConfig("/e", access=access), RouteConfig("/login", access=access))
+        blocks = AccessConfig(allowed_ip_blocks=(ip_network("203.0.113.0/24"),))
+        for path in ("/e", "/login"):
+            assert route(path, configured(*routes)).fast is (access is not Access.NEVER)
+            demanding = RoutingTable.of(Config(routes=routes, access=blocks))
+            assert route(path, demanding).fast is (access is Access.PUBLIC)
+        assert not route("/api/users", RoutingTable.of(Config(access=blocks))).fast
+        assert route("/e", RoutingTable.of(Config(access=blocks))).fast
 
 
 class TestConfiguredRoutes:
@@ -369,7 +439,7 @@ class TestPathsWithTwoMeanings:
             ("/api/projects/1/a%2fb", EndpointClass.PROTECTED),
             ("/person/%zz%", EndpointClass.PROTECTED),
             ("/person//x", EndpointClass.PROTECTED),
-            ("/e%3f", EndpointClass.PROTECTED),
+            ("/x%3f", EndpointClass.PROTECTED),
             ("/insights;v=1", EndpointClass.PROTECTED),
             ("/static/a%20b.js", EndpointClass.SDK_READ),
             ("/static//array.js", EndpointClass.SDK_READ),
@@ -415,6 +485,38 @@ class TestPathsWithTwoMeanings:
 )
 def test_canonical(path: bytes, reading: bytes | None) -> None:
     assert canonical(path) == reading
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/static/%252e%252e/api/users",
+        "/static/%%32e%%32e/api/users",
+        "/static/x%252f..%252f..%252fapi",
+        "/static/x;%252f..%252f..%252fapi",
+        "/metri%2563s",
+        "/metri%2563s;%252fx",
+        "/static/%2500",
+        "/e%3f",
+        "/metrics%3fx",
+        "/metrics%253f",
+        "/metrics;%23",
+        "/login%3f/../x",
+        "/METRICS",
+        "/%4dETRICS",
+        "/%2573tatic/x",
+    ],
+)
+def test_what_another_server_would_read_otherwise_is_ambiguous(target: str) -> None:
+    assert mismatch(target).status == 400
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/person/100%25", "/person/a%252Fb", "/static/%25", "/person/%25zz", "/person/a%3Fb", "/Static/x"],
+)
+def test_an_escape_that_changes_nothing_is_not(target: str) -> None:
+    assert route(target).name in ("app", "/static/*")
 
 
 # --- aliases, and what the upstream is asked for --------------------------------------------------

@@ -8,7 +8,17 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from proxy.config.schema import Config, TcpAddress, TlsConfig, TrustConfig, UpstreamUrl
-from proxy.message import EndpointClass, Field, Forward, Framing, FramingKind, Peer, Refuse, RequestHead
+from proxy.message import (
+    EndpointClass,
+    Field,
+    Forward,
+    Framing,
+    FramingKind,
+    Peer,
+    Refuse,
+    RequestHead,
+    first_value,
+)
 from proxy.rules.answers import answer_refusal
 from proxy.rules.decide import Tables, decide
 
@@ -40,7 +50,7 @@ def decided(
 def location(decision: Forward | Refuse) -> bytes | None:
     assert isinstance(decision, Refuse)
     assert (decision.status, decision.reason) == (308, "https_redirect")
-    return decision.location
+    return first_value(decision.fields, b"location")
 
 
 class TestPages:
@@ -61,7 +71,7 @@ class TestPages:
     def test_other_methods_would_lose_their_body(self, method: bytes) -> None:
         decision = decided(method=method)
         assert isinstance(decision, Refuse)
-        assert (decision.status, decision.location) == (426, None)
+        assert (decision.status, decision.fields) == (426, ())
 
     def test_without_a_host_there_is_nowhere_to_go(self) -> None:
         decision = decided(host=None)

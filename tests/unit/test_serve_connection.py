@@ -18,7 +18,7 @@ async def served_once(play: Play) -> None:
 
 
 async def test_a_connection_shows_its_state() -> None:
-    async with Play() as play:
+    async with Play(fast_path=False) as play:
         client = await play.client()
         await play.until(lambda: bool(play.proxy.connections))
         (connection,) = play.proxy.connections
@@ -162,7 +162,7 @@ async def test_lingering_reads_the_rest_for_a_while_and_only_so_much() -> None:
 
 
 async def test_a_client_that_never_takes_its_last_answer_does_not_hold_the_connection_for_ever() -> None:
-    async with Play(limits={"splice_bytes": 0}) as play:  # what is spliced is never queued
+    async with Play(fast_path=False, limits={"splice_bytes": 0}) as play:  # what is spliced is never queued
         client = await play.client()
         client.writer.get_extra_info("socket").setsockopt(1, 8, 4096)  # SO_RCVBUF
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]

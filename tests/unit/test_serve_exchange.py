@@ -421,7 +421,7 @@ async def test_bytes_after_the_answer_end_the_upstream_connection() -> None:
     ],
 )
 async def test_an_answer_that_breaks_off_is_reset_never_ended(begun: bytes, heard: bytes) -> None:
-    async with Play() as play:
+    async with Play(fast_path=False) as play:
         client = await play.client()
         client.say(GET)
         upstream = await play.upstream()
@@ -436,7 +436,7 @@ async def test_an_answer_that_breaks_off_is_reset_never_ended(begun: bytes, hear
 
 
 async def test_an_answer_that_stalls_is_cut() -> None:
-    async with Play() as play:
+    async with Play(fast_path=False) as play:
         client = await play.client()
         client.say(GET)
         upstream = await play.upstream()
@@ -539,7 +539,7 @@ async def test_a_body_that_breaks_while_the_answer_flows_cuts_both() -> None:
 
 @pytest.mark.parametrize("answered", [False, True])
 async def test_a_client_that_leaves_cancels_the_upstream_at_once(answered: bool) -> None:
-    async with Play() as play:
+    async with Play(fast_path=False) as play:
         client = await play.client()
         client.say(GET)
         upstream = await play.upstream()
@@ -643,7 +643,7 @@ async def test_a_bug_of_ours_costs_one_request_and_is_told_in_the_error_log(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    async with Play() as play:
+    async with Play(fast_path=False) as play:
         client = await play.client()
         monkeypatch.setattr("proxy.serve.exchange.decide", broken)
         client.say(GET)

@@ -359,7 +359,7 @@ def line(*lines: bytes, first: bytes = b"GET /array/x/config HTTP/1.1") -> bytes
         (line(b"Host: a", b"Connection: close", b"Connection: close"), "twice"),
         (line(first=b"GET /array/x/config HTTP/1.0"), "no_host"),
         (line(b"Host: a", *[b"X: y"] * 15), "size"),
-        (line(b"Host: a", first=b"GET /app HTTP/1.1"), None),
+        (line(b"Host: a", first=b"GET /livestream/x HTTP/1.1"), None),
     ],
 )
 async def test_a_head_that_is_not_taken_is_counted_by_its_reason(request_: bytes, reason: str | None) -> None:

@@ -256,7 +256,10 @@ async def test_sockets_are_given_and_taken_away_while_it_serves() -> None:
 
 
 async def test_whoever_comes_while_connections_are_closed_is_closed_unless_it_asks() -> None:
-    async with Play(timeouts={"drain_idle": 1}) as play, taking_over(play) as (one, two, listener):
+    async with (
+        Play(fast_path=False, timeouts={"drain_idle": 1}) as play,
+        taking_over(play) as (one, two, listener),
+    ):
         busy = await connected(listener, one)
         busy.say(GET)
         upstream = await play.upstream()
