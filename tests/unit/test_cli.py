@@ -301,6 +301,8 @@ class TestTop:
             "import sys\nsys.modules['rich'] = None\nfrom proxy import cli\n"
             "sys.exit(cli.main(['top', '127.0.0.1:1']))"
         )
-        found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        found = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert found.returncode == 1
         assert found.stderr == "error: rich is missing: pip install 'posthog-proxy[top]'\n"
