@@ -282,6 +282,7 @@ def _summary(config: Config) -> list[str]:
     lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
     lines += [f"front {_front(front)}" for front in config.fronts]
+    lines += [f"admin: {config.admin.listen}"] if config.admin.listen is not None else []
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
 

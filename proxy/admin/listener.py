@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import traceback
+from typing import TYPE_CHECKING, TypeVar
 
 from proxy.clock import NEVER
 from proxy.config.admin import read_token
@@ -14,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from proxy.admin.endpoints import Endpoints, Facts
+    from proxy.admin.exchange import Answer, Request
     from proxy.admin.polling import Poller
     from proxy.admin.server import AdminServer
     from proxy.clock import Clock
     from proxy.config.schema import Config
+
+T = TypeVar("T")
 
 
 class AdminListener:
@@ -45,12 +49,12 @@ class AdminListener:
         return NEVER if self._parts is None else self._parts[0].due
 
     def use(self, config: Config, given: Collection[socket.socket] = ()) -> None:
-        """Listen as this configuration says. Raises ``OSError`` or ``ValueError`` (its token cannot be read);
-        then it goes on as before.
+        """Listen as this configuration says. Raises ``OSError``, also for a token file that holds none; then
+        it goes on as before.
 
         :param given: listening sockets that exist already.
         """
-        address, token = config.admin.listen, read_token(config.admin.token_file)
+        address, token = config.admin.listen, _token(config)
         if address is None and self._parts is None:
             return
         server, endpoints = self._parts = self._parts or self._load()
@@ -65,15 +69,14 @@ class AdminListener:
         """The same after a reload: what is wrong is logged, and the listener of before stays."""
         try:
             self.use(config)
-        except (OSError, ValueError) as error:
-            detail = described(error) if isinstance(error, OSError) else f"admin.token_file {error}"
-            self._say(LogLevel.ERROR, "admin_unchanged", detail=detail)
+        except OSError as error:
+            self._say(LogLevel.ERROR, "admin_unchanged", detail=described(error))
 
     def tick(self) -> None:
         """Do what is due."""
         if self._parts is not None:
             server, endpoints = self._parts
-            endpoints.tick()
+            self._surely(endpoints.tick, None)
             server.tick()
 
     def close(self) -> None:
@@ -83,8 +86,33 @@ class AdminListener:
 
     def _load(self) -> tuple[AdminServer, Endpoints]:
         from proxy.admin.endpoints import Endpoints  # what most processes do not need
+        from proxy.admin.exchange import said
         from proxy.admin.server import AdminServer
 
+        broken = said(500, "the error log says what broke")
+
         endpoints = Endpoints(self._facts, self._clock)
-        server = AdminServer(self._poller(), self._clock, endpoints.answer, endpoints.event)
-        return server, endpoints
+
+        def answer(request: Request) -> Answer:
+            return self._surely(lambda: endpoints.answer(request), broken)
+
+        def event() -> bytes:
+            return self._surely(endpoints.event, b"")
+
+        return AdminServer(self._poller(), self._clock, answer, event), endpoints
+
+    def _surely(self, call: Callable[[], T], instead: T) -> T:
+        """What breaks here must not end the process that serves clients: it is logged with its traceback."""
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - see above
+            trace = "".join(traceback.format_exception(error))
+            self._say(LogLevel.ERROR, "admin_error", error=repr(error), traceback=trace)
+            return instead
+
+
+def _token(config: Config) -> bytes:
+    try:
+        return read_token(config.admin.token_file)
+    except ValueError as error:  # it was good when the configuration was read
+        raise OSError(f"admin.token_file {error}") from error

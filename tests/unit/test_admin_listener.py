@@ -108,6 +108,24 @@ async def test_what_cannot_be_used_is_said_and_changes_nothing(
     assert (await scene.ask(address, "/metrics", fields=fields))[0] == 200
 
 
+async def test_a_bug_is_logged_and_ends_nothing(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"unix:{tmp_path}/admin.sock"
+    scene.admin.use(config(listen=address))
+
+    def broken() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(scene.facts, "snapshot", broken)
+    assert await scene.ask(address, "/metrics") == (500, "the error log says what broke\n")
+    scene.admin.tick()
+    events = [(event, fields.get("error")) for event, fields in scene.said[1:]]
+    assert events == [("admin_error", "KeyError('a bug')")] * 2
+    monkeypatch.undo()
+    assert (await scene.ask(address, "/metrics"))[0] == 200
+
+
 async def test_its_tick_samples_and_sends(scene: Scene, tmp_path: Path) -> None:
     path = f"{tmp_path}/admin.sock"
     scene.admin.use(config(listen=f"unix:{path}"))

@@ -264,6 +264,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     assert not modules & {"asyncio", "ssl", "h11", "uvloop", "difflib", "proxy.server", "importlib.metadata"}
 
 
+def test_check_says_where_operators_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", *UPSTREAM, *TRUSTED, "--set", "admin.listen=unix:/run/admin.sock"]) == 0
+    assert "admin: unix:/run/admin.sock" in capsys.readouterr().out.splitlines()
+
+
 class TestTop:
     """Where it asks; what it shows is tests/unit/test_top.py's."""
 

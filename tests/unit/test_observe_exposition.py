@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -58,6 +60,14 @@ def test_every_name_has_its_type_and_its_help() -> None:
     assert names == HELP.keys()
     assert all(text.endswith(".") for _, text in HELP.values())
     assert {name for name, (kind, _) in HELP.items() if kind == "gauge"} >= GAUGES
+
+
+def test_the_page_about_it_has_a_line_for_every_name() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observing.md").read_text("utf-8")
+    for name, (kind, text) in HELP.items():
+        line = rf"^\| `{name.removeprefix(PREFIX)}` \| {kind} \| [a-z, ]*\| {re.escape(text)} \|$"
+        assert re.search(line, page, re.MULTILINE), name
+    assert len(re.findall(r"^\| `\w+` \| (?:counter|gauge|histogram) ", page, re.MULTILINE)) == len(HELP)
 
 
 def test_what_is_not_known_is_exported_all_the_same() -> None:

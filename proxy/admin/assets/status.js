@@ -26,6 +26,7 @@ function rate(value) {
 }
 
 function percent(share) {
+  if (share > 0 && share < 0.001) return "< 0.1\u00a0%";
   return share === null ? "–" : `${(share * 100).toFixed(share > 0.1 && share < 0.995 ? 0 : 1).replace(/\.0$/, "")}\u00a0%`;
 }
 
@@ -125,7 +126,7 @@ function draw(now) {
     card("Answers", "half", table(["status", "a second", "in all"], now.statuses.map((each) => [
       each.code === "none" ? "client left" : each.code, rate(each.per_second), count(each.total)]))),
     card("How client addresses are known", "half", shares(now.client_sources, SOURCES),
-      now.suspect_clients ? put("p", { class: "soft" }, `${count(now.suspect_clients)} requests had a private address.`) : null),
+      now.suspect_clients ? put("p", { class: "soft" }, `With a private address: ${count(now.suspect_clients)}`) : null),
     now.rejected.length ? card("Refused or cut", "half", table(null, now.rejected.map((each) => [each.name.replaceAll("_", " "), count(each.total)]))) : null,
     now.cache.total ? card("Asset cache", "half", put("p", {}, `${percent(now.cache.share)} of ${count(now.cache.total)} requests answered from memory`)) : null,
     now.spool ? card("Spool", "half", put("ul", { class: "facts" }, fact("requests", count(now.spool.requests)), fact("bytes", count(now.spool.bytes)), fact("oldest", span(now.spool.oldest_seconds)))) : null,
