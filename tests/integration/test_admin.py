@@ -117,7 +117,7 @@ def test_a_reload_moves_the_listener_and_one_that_cannot_be_had_is_left(
     assert ask(moved, "/readyz", fields={"Host": "whatever.example"})[0] == 200
     with pytest.raises(ConnectionRefusedError):
         ask(admin, "/readyz")
-    (tmp_path / "proxy.toml").write_text("admin.listen = 'unix:/nowhere/admin.sock'\n")
+    (tmp_path / "proxy.toml").write_text(f"admin.listen = 'unix:{tmp_path}/absent/admin.sock'\n")
     proxy.process.send_signal(signal.SIGHUP)
     proxy.process.wait_for_lines(r'"admin_unchanged"')
     assert ask(moved, "/readyz")[0] == 200

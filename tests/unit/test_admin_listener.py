@@ -96,14 +96,14 @@ async def test_what_cannot_be_used_is_said_and_changes_nothing(
     token, address = tmp_path / "token", f"unix:{tmp_path}/admin.sock"
     token.write_text("0123456789abcdef")
     scene.admin.use(config(listen=address, token_file=str(token)))
-    wanted = address if spoil == "token" else "unix:/nowhere/admin.sock"
+    wanted = address if spoil == "token" else f"unix:{tmp_path}/absent/admin.sock"
     next_one = config(listen=wanted, token_file=str(token))
     if spoil == "token":
         token.write_text("short")
     scene.admin.reuse(next_one)
     event, fields = scene.said[-1]
     assert event == "admin_unchanged"
-    assert ("token_file" if spoil == "token" else "/nowhere") in fields["detail"]
+    assert ("token_file" if spoil == "token" else "/absent/") in fields["detail"]
     fields = {"Authorization": "Bearer 0123456789abcdef"}
     assert (await scene.ask(address, "/metrics", fields=fields))[0] == 200
 

@@ -291,7 +291,7 @@ class TestTop:
             (UPSTREAM, "admin.listen is not set"),
             ((), "no upstream is given"),
             (("nonsense",), "'nonsense' must"),
-            (("127.0.0.1:1", "--token-file", "/nowhere"), "/nowhere: "),
+            (("127.0.0.1:1", "--token-file", "/proc/absent"), "/proc/absent: "),
             (("127.0.0.1:1", "--token-file", os.devnull), "must hold a token"),
         ],
     )

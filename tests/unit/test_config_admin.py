@@ -86,8 +86,8 @@ def test_a_token_that_is_none_is_refused_without_being_shown(tmp_path: Path, con
     assert not content or content not in allowed
 
 
-def test_a_file_that_is_not_there_is_refused() -> None:
-    key, allowed = problem(listen="127.0.0.1:1", token_file="/nowhere")
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    key, allowed = problem(listen="127.0.0.1:1", token_file=f"{tmp_path}/absent")
     assert (key, allowed) == ("admin.token_file", "cannot be read: No such file or directory")
 
 

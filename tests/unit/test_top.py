@@ -94,7 +94,7 @@ def test_spans(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
-@pytest.mark.parametrize("address", [UnixAddress("/nowhere/admin.sock"), TcpAddress("127.0.0.1", 1)])
+@pytest.mark.parametrize("address", [UnixAddress("/proc/absent/admin.sock"), TcpAddress("127.0.0.1", 1)])
 def test_nobody_there_is_said_with_the_address(address: UnixAddress | TcpAddress) -> None:
     with pytest.raises(AskError, match="does not answer") as caught:
         ask(address)
