@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from proxy.config.load import Loaded
-    from proxy.config.schema import Config, FrontConfig, ListenerConfig
+    from proxy.config.schema import Config, FrontConfig, ListenAddress, ListenerConfig
     from proxy.config.sources import Sources
     from proxy.notify import Notifier
 
@@ -108,6 +108,19 @@ def _parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
         inquiry.set_defaults(command=_inquire, parser=inquiry, inquiry=name)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
+    top = commands.add_parser(
+        "top", help="a running proxy's figures, live, from its admin listener", allow_abbrev=False
+    )
+    _add_configuration_flags(top)
+    top.add_argument(
+        "address",
+        nargs="?",
+        metavar="ADDRESS",
+        help="HOST:PORT or unix:/path; else as the configuration says",
+    )
+    top.add_argument("--token-file", metavar="FILE", default="", help="the token that ADDRESS asks for")
+    top.add_argument("--once", action="store_true", help="print them once")
+    top.set_defaults(command=_top, parser=top)
     commands.add_parser(
         "demo", help="the proxy before a stand-in for PostHog, with a real event", add_help=False
     )
@@ -170,6 +183,46 @@ def _config_reference(options: argparse.Namespace) -> int:
 
     sys.stdout.write(reference())
     return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    found = _admin(options)
+    if found is None:
+        return 2
+    address, token = found
+    try:
+        from proxy.top import run
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {(error.name or '').partition('.')[0]} is missing: pip install 'posthog-proxy[top]'",
+            file=sys.stderr,
+        )
+        return 1
+    return run(address, token, once=options.once)
+
+
+def _admin(options: argparse.Namespace) -> tuple[ListenAddress, bytes] | None:
+    """Where operators ask, and with which token; what is wrong is said."""
+    from proxy.config.admin import read_token
+    from proxy.config.notation import NotationError, listen_address
+
+    address, path = None, options.token_file
+    try:
+        if options.address is not None:
+            address = listen_address(options.address)
+        else:
+            read = _load(options)
+            if read is None:
+                return None
+            address, path = read[1].config.admin.listen, path or read[1].config.admin.token_file
+        if address is not None:
+            return address, read_token(path)
+        print("error: admin.listen is not set: there is nobody to ask", file=sys.stderr)
+    except NotationError as error:
+        print(f"error: {options.address!r} {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {path}: {error}", file=sys.stderr)
+    return None
 
 
 def _demo(arguments: list[str]) -> int:
@@ -279,6 +332,7 @@ def _summary(config: Config) -> list[str]:
         lines.append(f"spool: {config.spool.directory} ({config.spool.mode.value})")
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
     lines += [f"front {_front(front)}" for front in config.fronts]
+    lines += [f"admin: {config.admin.listen}"] if config.admin.listen is not None else []
     lines += [f"allowed hosts: {', '.join(config.access.allowed_hosts)}", f"workers: {worker_count(config)}"]
     return lines
 

@@ -24,6 +24,7 @@ from proxy.accepting import Acceptor
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
 from proxy.config.schema import LogFormat, configured_listeners, uses_spool
 from proxy.errors import Failure, Source
+from proxy.net.gauges import upstream_gauges
 from proxy.net.listen import Listener, bind
 from proxy.net.pool import UpstreamPool
 from proxy.net.splice import Splicer
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
     from proxy.config.schema import Config, ListenAddress, LogLevel
     from proxy.delivery import Delivery
+    from proxy.observe.metrics import Snapshot
+    from proxy.observe.report import Report, UpstreamWords
     from proxy.serve.connection import Connection
     from proxy.spool.record import Keeper
 
@@ -339,6 +342,29 @@ class Proxy:
             self._runtime.cache.count(self.counters)
         self._access_log.flush()
         self._error_log.flush()
+
+    # What is told of it.
+
+    def snapshot(self) -> Snapshot:
+        """Return everything that is counted, and how its upstreams are."""
+        return self.counters.snapshot() | upstream_gauges(pool.state for pool in self._pools.values())
+
+    def report(self) -> Report:
+        """Return what its upstreams and detectors say in words."""
+        upstreams: dict[str, UpstreamWords] = {
+            name: {"url": str(pool.upstream.url), "reason": pool.health.reason}
+            for name, pool in self._pools.items()
+        }
+        return {"upstreams": upstreams, "warnings": dict(self._runtime.symptoms.found)}
+
+    @property
+    def log_level(self) -> LogLevel:
+        """What the error log keeps; may be set."""
+        return self._runtime.log_level
+
+    @log_level.setter
+    def log_level(self, level: LogLevel) -> None:
+        self._runtime.log_level = level
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log."""

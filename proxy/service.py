@@ -21,12 +21,15 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from proxy.admin.listener import AdminListener
+from proxy.admin.polling import LoopPoller
 from proxy.clock import Clock
 from proxy.config.load import Loaded
 from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
 from proxy.notify import Notifier
+from proxy.observe.lifetime import Lifetime, installed_version
 from proxy.observe.metrics import Counters, flattened
 from proxy.observe.turns import Turns
 from proxy.observe.writer import Logs
@@ -38,6 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from proxy.config.schema import Config, ListenAddress
+    from proxy.observe.metrics import Snapshot
+    from proxy.observe.report import Report
+
+TICK = 1.0
+"""Seconds between two calls of ``AdminListener.tick``."""
 
 
 async def serve(
@@ -63,7 +71,7 @@ async def serve(
     first = await _Stage.open(Loaded(config, warnings), turns, counters, given=given)
     service = _Service(first, reload, turns, counters, notifier or Notifier())
     try:
-        return await service.run()
+        return await service.run(given)
     finally:
         await service.close()
 
@@ -146,15 +154,24 @@ class _Service:
         self._events: asyncio.Queue[signal.Signals | None] = asyncio.Queue()
         self._wanted = False
         """A reload was asked for and not begun yet."""
+        self.state = "starting"
+        self.lifetime = Lifetime(self._clock, installed_version())
+        self._admin = AdminListener(
+            self, lambda: LoopPoller(asyncio.get_running_loop()), self._clock, self._say
+        )
+        self._ticking: asyncio.TimerHandle | None = None
 
-    async def run(self) -> int:
+    async def run(self, given: Collection[socket.socket] = ()) -> int:
         """Serve until told to stop; the exit code."""
         loop = asyncio.get_running_loop()
         handled = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if self._reload is not None else [])]
         for number in handled:
             loop.add_signal_handler(number, self._events.put_nowait, number)
         try:
+            self._admin.use(self.config, given)
+            self._tick()
             self._current.say_listening()
+            self.state = "ready"
             self._notifier.ready(self._status())
             if self._notifier.interval:
                 self._feed()
@@ -162,8 +179,14 @@ class _Service:
         finally:
             for number in handled:
                 loop.remove_signal_handler(number)
-            if self._feeding is not None:
-                self._feeding.cancel()
+            for timer in (self._feeding, self._ticking):
+                if timer is not None:
+                    timer.cancel()
+
+    def _tick(self) -> None:
+        """Do what the admin listener has to do now and then."""
+        self._admin.tick()
+        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
 
     def _feed(self) -> None:
         """Tell the watchdog that the event loop turns."""
@@ -188,6 +211,7 @@ class _Service:
 
     async def close(self) -> None:
         """Cut whatever still runs and release everything."""
+        self._admin.close()
         await self._current.close()
         for stage in list(self._old.values()):
             await stage.proxy.close()
@@ -212,29 +236,31 @@ class _Service:
 
     async def _renew(self) -> None:
         self._notifier.reloading(self._clock)
-        await self._try_to_renew()
+        self.lifetime.reloaded(good=await self._try_to_renew())
         self._notifier.ready(self._status())
 
-    async def _try_to_renew(self) -> None:
+    async def _try_to_renew(self) -> bool:
         loaded = self._read()
         if loaded is None:
-            return
+            return False
         before = self._current
         try:
             stage = await _Stage.open(loaded, self._turns, self._counters, before.listeners)
         except (OSError, ConfigError) as error:
             self._say(LogLevel.ERROR, "reload_failed", detail=described(error))
-            return
+            return False
         await before.proxy.listen_on(())  # from here on, nothing is served by what was before
         self._current = stage
         self._say(LogLevel.INFO, "reloaded")
         if worker_count(loaded.config) > 1:
             self._say(LogLevel.WARNING, "workers_unchanged", workers=1, cure="restart to have more")
+        self._admin.reuse(loaded.config)
         stage.say_listening(before.listeners.addresses)
         before.listeners.close(but=stage.listeners)
         leaving = asyncio.get_running_loop().create_task(self._leave(before))
         self._old[leaving] = before
         leaving.add_done_callback(self._left)
+        return True
 
     async def _leave(self, stage: _Stage) -> None:
         await stage.proxy.drain(handover=True)
@@ -244,9 +270,38 @@ class _Service:
         del self._old[task]
         self._events.put_nowait(None)
 
+    # What the admin listener asks (admin.endpoints.Facts).
+
+    @property
+    def config(self) -> Config:
+        """What is served."""
+        return self._current.proxy.config
+
+    @property
+    def log_level(self) -> LogLevel:
+        """What the error log keeps."""
+        return self._current.proxy.log_level
+
+    def set_log_level(self, level: LogLevel) -> None:
+        """Let it keep this until the next reload."""
+        self._current.proxy.log_level = level
+
+    def snapshot(self) -> Snapshot:
+        """All counters, and how the upstreams are."""
+        return self._current.proxy.snapshot()
+
+    def report(self) -> Report:
+        """What there is to say in words."""
+        return self._current.proxy.report()
+
+    def begin_drain(self) -> None:
+        """As SIGTERM does."""
+        self._events.put_nowait(signal.SIGTERM)
+
     # Stopping.
 
     async def _stop(self, first: signal.Signals) -> int:
+        self.state = "draining"
         self._say(LogLevel.INFO, "draining", signal=first.name)
         self._notifier.stopping("draining")
         loop = asyncio.get_running_loop()

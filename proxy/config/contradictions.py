@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from proxy.config import keys
+from proxy.config.admin import is_private
 from proxy.config.notation import shown
 from proxy.config.presets import BUILT_IN
 from proxy.config.schema import (
@@ -49,7 +50,10 @@ that is (load.py lowers it); everything else out of order is a contradiction."""
 def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Collection[str]) -> list[Problem]:
     """Return every pair of settings that cannot both hold. ``upstreams`` are the names of all upstreams,
     of those too that are not in ``config`` because their URL is not readable."""
-    checks = (_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases, _certificates, _spool)
+    checks = (
+        *(_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases),
+        *(_certificates, _spool, _admin),
+    )
     found = [problem for check in checks for problem in check(config, given)]
     named = (_routes, _entrances, _forward_auth)
     return [*found, *(problem for check in named for problem in check(config, given, upstreams))]
@@ -256,6 +260,24 @@ def _classes(route: RouteConfig) -> Iterator[EndpointClass]:
         below = path.endswith("*") and f"{preset.path}/".startswith(path[:-1])
         if below or path.rstrip("/") == preset.path:
             yield preset.cls
+
+
+def _admin(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    """The admin listener is nobody else's address, and asks for a token where others can connect."""
+    address = config.admin.listen
+    if address is None:
+        if config.admin.token_file:
+            allowed = "only means something with admin.listen"
+            yield _about(given, "admin.token_file", shown(config.admin.token_file), allowed)
+        return
+    fixed = isinstance(address, UnixAddress) or address.port != 0
+    if fixed and address in [listener.address for listener in configured_listeners(config)]:
+        yield _about(given, "admin.listen", shown(str(address)), "is where clients are served; take another")
+    if not (config.admin.token_file or is_private(address)):
+        allowed = (
+            "can be reached from other machines: give admin.token_file, or a loopback address or unix:/path"
+        )
+        yield _about(given, "admin.listen", shown(str(address)), allowed)
 
 
 def _first_segment(path: str) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import operator
 import types
 import typing
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from proxy.config import notation
@@ -112,7 +113,7 @@ _PHRASES: dict[Any, str] = {
 }
 
 
-@cache
+@functools.cache
 def keys_of(table: type, prefix: str = "") -> Mapping[str, Key]:
     """Return the leaf keys of one dataclass of the schema by their names; sub-tables are left out."""
     hints = typing.get_type_hints(table)
@@ -140,7 +141,9 @@ def _resolve(hint: Any) -> tuple[Any, bool, bool]:
     if hint in _PHRASES:  # some are unions of their own
         return hint, False, False
     if isinstance(hint, types.UnionType):
-        return arguments[0], False, type(None) in arguments
+        kinds = [kind for kind in arguments if kind is not types.NoneType]
+        whole = functools.reduce(operator.or_, kinds)
+        return whole if whole in _PHRASES else kinds[0], False, len(kinds) < len(arguments)
     if typing.get_origin(hint) is tuple:
         return arguments[0], True, False
     if arguments:  # Mapping[str, UpstreamConfig]
@@ -152,21 +155,21 @@ def _is_table(kind: Any) -> bool:
     return isinstance(kind, type) and kind is not UpstreamUrl and dataclasses.is_dataclass(kind)
 
 
-@cache
+@functools.cache
 def sections() -> Mapping[str, type]:
     """Return the plain tables of the file by name: everything but ``upstreams`` and lists of tables."""
     hints = typing.get_type_hints(Config)
     return types.MappingProxyType({name: kind for name, kind in hints.items() if _is_table(kind)})
 
 
-@cache
+@functools.cache
 def arrays() -> Mapping[str, type]:
     """Return the lists of tables (``[[routes]]``) by name, with the type of their entries."""
     found = {name: key.kind for name, key in keys_of(Config).items() if key.tables}
     return types.MappingProxyType(found)
 
 
-@cache
+@functools.cache
 def all_keys() -> Mapping[str, Key]:
     """Return every key by its dotted path; upstreams under ``upstreams.NAME``, the
     entries of a list of tables under ``routes[]``."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from proxy.clock import Clock
 from proxy.config import environment, expansion, fronts, keys
+from proxy.config.admin import read_token
 from proxy.config.contradictions import ORDERED, advice, contradictions, value_at
 from proxy.config.htpasswd import HtpasswdError, read_htpasswd
 from proxy.config.notation import printable, shown
@@ -167,6 +168,7 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
     problems += contradictions(config, given, upstreams)
     problems += _unreadable_passwords(config, given)
     warnings: tuple[str, ...] = ()
+    problems += _unusable_token(config, given)
     if _names_files(config):
         from proxy.config.files import judge_files  # OpenSSL, which most processes do not need
 
@@ -176,6 +178,16 @@ def _combine(readings: list[Reading]) -> tuple[Config, Mapping[str, Known], tupl
     if problems:
         raise ConfigError(*problems)
     return config, known, warnings
+
+
+def _unusable_token(config: Config, given: Mapping[str, Setting]) -> list[Problem]:
+    try:
+        read_token(config.admin.token_file)
+    except (OSError, ValueError) as error:
+        allowed = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        setting = given["admin.token_file"]
+        return [Problem(setting.said, shown(config.admin.token_file), allowed, setting.where)]
+    return []
 
 
 def _names_files(config: Config) -> bool:

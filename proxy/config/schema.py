@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.config.access import AccessConfig
+from proxy.config.admin import AdminConfig
 from proxy.config.aliases import AliasesConfig
 from proxy.config.cache import CacheConfig
 from proxy.config.declaration import KIB, MIB, key
@@ -47,6 +48,7 @@ __all__ = [
     "KIB",
     "MIB",
     "AccessConfig",
+    "AdminConfig",
     "Alias",
     "AliasesConfig",
     "Auto",
@@ -302,6 +304,7 @@ class Config:
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
     spool: SpoolConfig = key(SpoolConfig(), doc="What is kept on disk while PostHog is away.")
     log: LogConfig = key(LogConfig(), doc="Logs.")
+    admin: AdminConfig = key(AdminConfig(), doc="Where operators ask how it is.")
 
 
 def uses_spool(config: Config) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeAlias
 
+from proxy.observe.durations import Histogram
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -28,13 +30,24 @@ _GAUGES = (
     "cache_entries",
     "tls_reload_failed",
     "tls_certs_not_after",
+    "upstream_up",
+    "upstream_pool_idle",
+    "upstream_pool_in_use",
+    "upstream_pool_waiting",
+    "breaker_state",
 )
 
 GAUGES = frozenset(PREFIX + name for name in _GAUGES)
 """What is now, not what has been: it ends with the process that it was counted in."""
 
-EARLIEST = frozenset({NOT_AFTER})
-"""Of these the sum of several processes is the least: they are moments."""
+LEAST = frozenset({NOT_AFTER, f"{PREFIX}upstream_up"})
+"""Of these the sum of several processes is the least: the first end of a certificate, up as all see it."""
+
+HISTOGRAMS = frozenset({f"{PREFIX}request_duration_seconds", f"{PREFIX}upstream_duration_seconds"})
+"""Counts by bucket (``le``), not cumulative."""
+
+SUM = "_microseconds"
+"""What the name of a histogram's sum ends in, instead of ``_seconds``."""
 
 MAX_SUMMED_LABELS = 4096
 """Different label sets of one tally in a sum of snapshots; later ones are counted under ``OTHER``."""
@@ -133,6 +146,12 @@ class Counters:
         self.cache_entries = 0
         self.cache_evictions = 0
         self.requests = Tally("route", "class", "method", "code", cap=2048)
+        self.client_sources = Tally("source")
+        """How the client addresses were found (message.AddressSource)."""
+        self.durations = Histogram("class")
+        """From the first byte of a request to the last of its answer."""
+        self.upstream_durations = Histogram("upstream")
+        """From the last byte sent upstream of what was held to the first of the answer."""
         self.rejected = Tally("reason")
         self.dropped_headers = Tally("word")
         self.retries = Tally("upstream")
@@ -201,6 +220,7 @@ class Counters:
             "cache_entries": self.cache_entries,
             "cache_evictions_total": self.cache_evictions,
             "requests_total": self.requests,
+            "client_address_source_total": self.client_sources,
             "rejected_total": self.rejected,
             "dropped_headers_total": self.dropped_headers,
             "upstream_retries_total": self.retries,
@@ -213,10 +233,26 @@ class Counters:
             "tls_reload_failed": self.tls_reload_failed,
             "tls_certs_not_after": self.tls_certs_not_after,
         }
-        return {
+        snapshot: Snapshot = {
             f"{PREFIX}{name}": value.snapshot() if isinstance(value, Tally) else value
             for name, value in values.items()
         }
+        for name, histogram in (("request", self.durations), ("upstream", self.upstream_durations)):
+            snapshot[f"{PREFIX}{name}_duration_seconds"] = histogram.counts()
+            snapshot[f"{PREFIX}{name}_duration{SUM}"] = histogram.sums()
+        return snapshot
+
+
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Read a label set as ``Tally.snapshot`` writes it."""
+    return {name: _unescaped(value) for name, value in _LABEL.findall(text)}
+
+
+def _unescaped(value: str) -> str:
+    return re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], value)
 
 
 _LABEL_VALUE = re.compile(r'="(?:[^"\\]|\\.)*"')
@@ -238,7 +274,7 @@ def add_snapshot(total: Snapshot, snapshot: Snapshot, *, ended: bool = False) ->
             for labels, count in value.items():
                 if labels not in tally and len(tally) >= MAX_SUMMED_LABELS:
                     labels = _LABEL_VALUE.sub(f'="{OTHER}"', labels)
-                if name in EARLIEST:
+                if name in LEAST:
                     tally[labels] = min(tally.get(labels, count), count)
                 else:
                     tally[labels] = tally.get(labels, 0) + count
@@ -250,7 +286,9 @@ def _number(value: int | dict[str, int]) -> int:
 
 def flattened(snapshot: Snapshot) -> dict[str, int]:
     """Return every counter as one number, tallies added up, without the common prefix: for a log line.
-    Moments are left out."""
+    Moments, states and histograms are left out."""
     return {
-        name.removeprefix(PREFIX): _number(value) for name, value in snapshot.items() if name not in EARLIEST
+        name.removeprefix(PREFIX): _number(value)
+        for name, value in snapshot.items()
+        if name not in LEAST and "_duration_" not in name
     }

@@ -102,10 +102,13 @@ class Way:
         self.tail = ""
 
 
+_LISTED = (AddressSource.X_FORWARDED_FOR.value,)
+
+
 class Client:
     """What is said of one client: upstream (``line``), in the log, and by the counters."""
 
-    __slots__ = ("hops", "ip", "limited", "line", "log", "source", "suspect")
+    __slots__ = ("counted", "hops", "ip", "limited", "line", "log", "source", "suspect")
 
     def __init__(
         self,
@@ -120,6 +123,7 @@ class Client:
     ) -> None:
         self.ip = ip
         self.source = source
+        self.counted = _LISTED if source is AddressSource.X_FORWARDED_FOR else (source.value,)
         self.hops = hops
         self.line = b"X-Forwarded-For: %b\r\n" % forwarded_for if forwarded_for else b""
         self.log = log
@@ -148,12 +152,14 @@ class Outcome:
     """What the access log and the counters say of exchanges that are alike, up to who the client was, who
     sent it, times and sizes: the parts of a JSON line, or for text the record itself."""
 
-    __slots__ = ("labels", "parts", "record")
+    __slots__ = ("durations", "labels", "parts", "record", "waits")
 
-    def __init__(self, record: AccessRecord, form: LogFormat) -> None:
+    def __init__(self, record: AccessRecord, form: LogFormat, counters: Counters) -> None:
         self.record = record if form is LogFormat.TEXT else None
         self.parts = line_parts(record) if form is LogFormat.JSON else None
         self.labels = Counters.request_labels(record.route, record.cls, record.method, record.status)
+        self.durations = counters.durations.of(record.cls)
+        self.waits = counters.upstream_durations.of(record.upstream)
 
 
 OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool, str]"
@@ -376,7 +382,7 @@ class FastPath:
             retries=retries,
             reused=reused,
         )
-        found = Outcome(record, self.runtime.config.log.format)
+        found = Outcome(record, self.runtime.config.log.format, self.runtime.counters)
         if len(path) + len(host) <= LONGEST_LINE:
             if len(self.outcomes) >= OUTCOMES:
                 self.outcomes.clear()

@@ -108,11 +108,13 @@ class FastRecord:
         )
         total = now - self._started
         if lease is None and self._sent == self._started:
+            waited = total
             taken = f"{total:.6f}"
             times = f'{_NO_TIME}{taken},"t_total":{taken}'
         else:
+            waited = self._first_byte - self._sent
             times = self._times(lease, now)
-        self._write(key, sent, now, times)
+        self._write(key, sent, now, times, waited)
 
     def _tell(self, cache: FastCache, found: Found, minor: int, now: float) -> None:
         """Answer from the cache, count it, and write its line."""
@@ -133,7 +135,7 @@ class FastRecord:
     def _unasked_times(self, now: float) -> str:
         return f'"t_head":{self._complete - self._started:.6f},{_NOT_ASKED}{now - self._started:.6f}'
 
-    def _write(self, key: OutcomeKey, sent: int, now: float, times: str) -> None:
+    def _write(self, key: OutcomeKey, sent: int, now: float, times: str, waited: float | None = None) -> None:
         runtime, shape = self._runtime, self._shape
         counters = runtime.counters
         outcome = self._path.outcomes.get(key) or self._path.outcome(key, self._route)
@@ -142,6 +144,7 @@ class FastRecord:
         counters.requests_in_flight -= 1
         counters.fast_path += 1
         counters.requests.count(outcome.labels)
+        counters.client_sources.count(shape.client.counted)
         counters.request_bytes += size
         counters.response_bytes += sent
         if shape.way.dropped:
@@ -151,6 +154,9 @@ class FastRecord:
         if client.suspect:
             counters.client_ip_suspect += 1
         total = now - self._started
+        outcome.durations.add(total)
+        if waited is not None:
+            outcome.waits.add(waited)
         wall = runtime.clock.wall() - total
         if outcome.parts is not None:
             sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))

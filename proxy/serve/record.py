@@ -62,6 +62,7 @@ class Record:
         client = decision.client
         if client is not None:
             client_seen(self._runtime, line, client)
+            self._runtime.counters.client_sources.add(client.source.value)
             self._runtime.symptoms.last_client = line.client_ip
             if not is_public(client.ip):
                 self._runtime.counters.client_ip_suspect += 1
@@ -85,6 +86,7 @@ class Record:
         line.status = line.upstream_status = answer.status
         line.origin = "upstream"
         line.t_first_byte = self._now() - self._mark
+        self._runtime.counters.upstream_durations.of(line.upstream).add(line.t_first_byte)
 
     def from_cache(self, status: int, failure: str) -> None:
         """The cache answered; ``failure``: why with something stale."""
@@ -207,6 +209,7 @@ def shown(runtime: Runtime, ip: IPAddress | None) -> str:
 def _count_and_write(runtime: Runtime, line: AccessRecord) -> None:
     counters = runtime.counters
     counters.request(line.route, line.cls, line.method, line.status)
+    counters.durations.of(line.cls).add(line.t_total or 0.0)
     counters.request_bytes += line.bytes_in
     counters.response_bytes += line.bytes_out
     runtime.access_log.write(runtime.encode_access(line))

@@ -87,6 +87,8 @@ class Runtime:
     spooling: Spooling | None = None
     """Where requests that PostHog did not take are kept."""
     symptoms: Symptoms = field(init=False)
+    log_level: LogLevel = field(init=False)
+    """What the error log keeps; changed while running."""
     connections: set[Connection] = field(default_factory=set)
     guests: set[Guest] = field(default_factory=set)
     """Sockets that are no connection yet (net/doorway.py)."""
@@ -109,11 +111,12 @@ class Runtime:
         self._announces = any(upstream.proxy_protocol for upstream in self.config.upstreams.values())
         self.head_limits = HeadLimits(limits.head_bytes, limits.head_lines, limits.target_bytes)
         self.symptoms = Symptoms(self)
+        self.log_level = self.config.log.level
         self.rates = ClientRates.of(limits)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
-        if is_kept(level, self.config.log.level):
+        if is_kept(level, self.log_level):
             fields = {**self.error_fields, **fields}
             self.error_log.write(
                 error_line(level, event, self.clock.wall(), self.config.log.format, **fields)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from proxy.message import EndpointClass, Forward, RequestHead, ResponseHead
+    from proxy.observe.report import Warned
     from proxy.rules.symptoms import Loop
     from proxy.serve.runtime import Runtime
 
@@ -45,6 +46,8 @@ class Symptoms:
     def __init__(self, runtime: Runtime) -> None:
         self.last_client: Hashable = None
         self._runtime = runtime
+        self.found: dict[str, Warned] = {}
+        """What was seen last of each symptom, for the status page."""
         self._said: dict[Symptom | Loop, float] = {}
         self._began = self._minute = runtime.clock.monotonic()
         self._traffic = self._window(self._began)
@@ -129,6 +132,12 @@ class Symptoms:
     ) -> None:
         now = self._runtime.clock.monotonic()
         what = loop or symptom
+        self.found[what.value] = {
+            "event": symptom.value,
+            "at": self._runtime.clock.wall(),
+            "about": {name: str(value) for name, value in about.items()},
+            "cure": CURES[what],
+        }
         if now - self._said.get(what, -every) >= every:
             self._said[what] = now
             self._runtime.error(LogLevel.WARNING, symptom.value, **about, cure=CURES[what])

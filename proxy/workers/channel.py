@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proxy.observe.metrics import Snapshot
+    from proxy.observe.report import Report
 
 MAX_BYTES = 16 * 1024 * 1024
 """Bytes of one message; the largest is a snapshot of counters, a few hundred KiB at most."""
@@ -93,10 +94,30 @@ class Counted:
     snapshot: Snapshot
 
 
-Message: TypeAlias = Handed | Accept | Drain | Close | Ready | Alive | Retired | Failed | Counted
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """To the parent: what the worker has to say in words."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """To a worker: the error log keeps this ``level`` from now on."""
+
+    level: str
+
+
+Message: TypeAlias = (
+    Handed | Accept | Drain | Close | Keep | Ready | Alive | Retired | Failed | Counted | Reported
+)
 
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (Handed, Accept, Drain, Close, Ready, Alive, Retired, Failed, Counted)
+    kind.__name__: kind
+    for kind in (
+        *(Handed, Accept, Drain, Close, Keep),
+        *(Ready, Alive, Retired, Failed, Counted, Reported),
+    )
 }
 
 

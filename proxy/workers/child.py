@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 
     from proxy.net.listen import Listener
     from proxy.observe.metrics import Snapshot
+    from proxy.observe.report import Report
     from proxy.workers.channel import Message
 
 
 class Child:
     """A process and the parent's end of its channel.
 
-    ``counted`` is what it has counted, as far as it said so; ``failure`` why it could not start.
+    ``counted`` is what it has counted, ``report`` what it has to say in words, as far as it did; ``failure``
+    why it could not start.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self.channel = channel
         self.counted: Snapshot = {}
+        self.report: Report | None = None
         self.failure = ""
         self._process = process
         self._handed: dict[Listener, int] = {}

@@ -20,18 +20,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from proxy.admin.listener import AdminListener
+from proxy.admin.polling import SelectorPoller
 from proxy.clock import NEVER, Clock
 from proxy.config.schema import LogLevel, configured_listeners
 from proxy.errors import ConfigError, described
 from proxy.net.listeners import Listeners
 from proxy.notify import Notifier
+from proxy.observe.lifetime import Lifetime, installed_version
 from proxy.observe.log import error_line, is_kept
 from proxy.observe.metrics import add_snapshot, flattened
 from proxy.observe.turns import Turns, lock_file
 from proxy.observe.writer import log_writer
 from proxy.workers import MAX_DRAINING, worker_count
-from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Retired
+from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Reported, Retired
 from proxy.workers.child import Child
+from proxy.workers.facts import FleetFacts
 from proxy.workers.fleet import (
     End,
     Fleet,
@@ -151,6 +155,18 @@ class Supervisor:
         self._failure = ""
         self._over = False
         self._loaded = loaded
+        self._lifetime = Lifetime(self._clock, installed_version(), worker_count(loaded.config))
+        self._facts = FleetFacts(
+            self._fleet,
+            self._children,
+            loaded.config,
+            self._lifetime,
+            snapshot=self.snapshot,
+            begin_drain=partial(self._stop, signal.SIGTERM),
+        )
+        self._admin = AdminListener(
+            self._facts, lambda: SelectorPoller(self._selector), self._clock, self._say
+        )
         self._stage: _Stage
         """What is served; at first, what is to be served."""
 
@@ -165,6 +181,7 @@ class Supervisor:
             if self._notifier.interval:
                 self._feed_at = self._now()
             release.callback(self._release)
+            self._admin.use(self._stage.config, self._given)
             self._begin(self._stage)
             while not self._over:
                 self._turn()
@@ -182,7 +199,7 @@ class Supervisor:
     # The loop.
 
     def _turn(self) -> None:
-        due = min(self._fleet.due, self._stop_accepting_at, self._feed_at)
+        due = min(self._fleet.due, self._stop_accepting_at, self._feed_at, self._admin.due)
         timeout = None if due == NEVER else max(0.0, due - self._now())
         for key, _ in self._selector.select(timeout):
             key.data()
@@ -190,6 +207,8 @@ class Supervisor:
         if self._feed_at <= self._now():
             self._notifier.alive()
             self._feed_at = self._now() + self._notifier.interval
+        if self._admin.due <= self._now():
+            self._admin.tick()
         if self._stop_accepting_at <= self._now():
             self._stop_accepting()
         if self._wanted and self._fleet.may_begin:
@@ -205,6 +224,7 @@ class Supervisor:
                     self._promote(generation, before)
                 case Replaced():
                     self._notifier.ready(self._status())
+                    self._lifetime.reloaded(good=True)
                     self._say(LogLevel.INFO, "reloaded", workers=worker_count(self._stage.config))
                 case Share(generation):
                     self._share(generation)
@@ -256,6 +276,7 @@ class Supervisor:
     def _take(self, worker: Worker, child: Child, message: Message) -> None:
         match message:
             case Ready():
+                self._facts.settles(child)
                 self._do(self._fleet.ready(worker, self._now()))
             case Alive():
                 self._fleet.alive(worker, self._now())
@@ -263,6 +284,8 @@ class Supervisor:
                 self._do(self._fleet.retired(worker))
             case Counted(snapshot):
                 child.counted = snapshot
+            case Reported(report):
+                child.report = report
             case Failed(detail):
                 child.failure = detail
 
@@ -311,7 +334,10 @@ class Supervisor:
         stage.listeners.listen(stage.config.limits.backlog)
         known = () if before is None else self._stage.listeners.addresses
         self._stage = stage
+        self._facts.serves(stage.config)
+        self._lifetime.workers = worker_count(stage.config)
         if before is not None:
+            self._admin.reuse(stage.config)
             self._stages.pop(before).close(but=stage.listeners)
         for warning in stage.warnings:
             self._say(LogLevel.WARNING, "configuration", detail=warning)
@@ -325,6 +351,7 @@ class Supervisor:
         stage = self._stages.pop(generation)
         if stage is not self._stage:
             self._say(LogLevel.ERROR, "reload_failed", detail=self._failure)
+            self._lifetime.reloaded(good=False)
             self._failure = ""
             stage.close(but=self._stage.listeners)
             self._notifier.ready(self._status())
@@ -338,6 +365,7 @@ class Supervisor:
         if stage is not None:
             self._begin(stage)
         else:
+            self._lifetime.reloaded(good=False)
             self._notifier.ready(self._status())
 
     def _renewed(self) -> _Stage | None:
@@ -427,6 +455,7 @@ class Supervisor:
         return 0
 
     def _release(self) -> None:
+        self._admin.close()
         for worker, child in list(self._children.items()):  # only after an error of ours
             child.kill()
             child.wait()
@@ -442,7 +471,7 @@ class Supervisor:
 
     def _say(self, level: LogLevel, event: str, **fields: object) -> None:
         log = self._stage.config.log
-        if is_kept(level, log.level):
+        if is_kept(level, self._facts.log_level):
             self._stage.errors(error_line(level, event, self._clock.wall(), log.format, **fields))
 
     def _now(self) -> float:

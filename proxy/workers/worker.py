@@ -35,7 +35,9 @@ from proxy.workers.channel import (
     Drain,
     Failed,
     Handed,
+    Keep,
     Ready,
+    Reported,
     Retired,
 )
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from proxy.config.schema import Config
     from proxy.observe.metrics import Snapshot
+    from proxy.observe.report import Report
     from proxy.workers.channel import Message
 
 PUSH_INTERVAL = 1.0
@@ -63,6 +66,7 @@ class Worker:
         self._listeners: dict[int, Listener] = {}
         self._drains: set[asyncio.Task[None]] = set()
         self._pushed: Snapshot = {}
+        self._reported: Report | None = None
 
     async def run(self) -> None:
         """Serve until told to end. The proxy is open; whoever opened it closes it."""
@@ -80,7 +84,7 @@ class Worker:
 
     def last_push(self) -> None:
         """Tell the parent what was counted to the end."""
-        self._channel.finish(Counted(self._proxy.counters.snapshot()), FAREWELL)
+        self._channel.finish(Counted(self._proxy.snapshot()), FAREWELL)
 
     def _hear(self) -> None:
         for message in self._channel.receive():
@@ -97,6 +101,8 @@ class Worker:
         elif isinstance(message, Accept) and not self._drains:
             await self._proxy.listen_on([self._listeners[number] for number in message.numbers])
             self._forget(keep=message.numbers)
+        elif isinstance(message, Keep):
+            self._proxy.log_level = LogLevel(message.level)
         elif isinstance(message, Drain):
             if message.handover:
                 # Sockets that the new configuration has no more are to be closed by all who have them.
@@ -118,12 +124,15 @@ class Worker:
 
     def _push_again(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(PUSH_INTERVAL, self._push_again)
-        snapshot = self._proxy.counters.snapshot()
+        snapshot, report = self._proxy.snapshot(), self._proxy.report()
         if not self._channel.behind:
             self._channel.send(Alive())
         if snapshot != self._pushed and not self._channel.behind:
             self._channel.send(Counted(snapshot))
             self._pushed = snapshot
+        if report != self._reported and not self._channel.behind:
+            self._channel.send(Reported(report))
+            self._reported = report
 
 
 async def work(number: int, config: Config, channel: Channel, turns: Turns) -> None:

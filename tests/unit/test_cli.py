@@ -268,3 +268,52 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     modules = set(done.stdout.split())
     assert "proxy.config.load" in modules
     assert not modules & {"asyncio", "ssl", "h11", "uvloop", "difflib", "proxy.server", "importlib.metadata"}
+
+
+def test_check_says_where_operators_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", *UPSTREAM, *TRUSTED, "--set", "admin.listen=unix:/run/admin.sock"]) == 0
+    assert "admin: unix:/run/admin.sock" in capsys.readouterr().out.splitlines()
+
+
+class TestTop:
+    """Where it asks; what it shows is tests/unit/test_top.py's."""
+
+    def run(self, *words: str) -> int:
+        return cli.main(["top", *words, "--once"])
+
+    def test_the_address_of_the_configuration_is_asked(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert self.run(*UPSTREAM, "--set", f"admin.listen=unix:{tmp_path}/a.sock") == 1
+        assert f"{tmp_path}/a.sock" in capsys.readouterr().out.replace("\n", "")
+
+    def test_an_address_needs_no_configuration(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.run("127.0.0.1:1") == 1
+        assert "127.0.0.1:1" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (UPSTREAM, "admin.listen is not set"),
+            ((), "no upstream is given"),
+            (("nonsense",), "'nonsense' must"),
+            (("127.0.0.1:1", "--token-file", "/proc/absent"), "/proc/absent: "),
+            (("127.0.0.1:1", "--token-file", os.devnull), "must hold a token"),
+        ],
+    )
+    def test_what_is_wrong_is_said(
+        self, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.run(*words) == 2
+        assert said in capsys.readouterr().err
+
+    def test_without_rich_it_says_what_to_install(self) -> None:
+        script = (
+            "import sys\nsys.modules['rich'] = None\nfrom proxy import cli\n"
+            "sys.exit(cli.main(['top', '127.0.0.1:1']))"
+        )
+        found = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert found.returncode == 1
+        assert found.stderr == "error: rich is missing: pip install 'posthog-proxy[top]'\n"

@@ -68,6 +68,9 @@ def test_every_default_on_the_page_can_be_written_into_the_file() -> None:
     for table, cls in keys.sections().items():
         for name, key in keys.keys_of(cls, table).items():
             literal = section(f"`[{table}]`")[name]["default"].strip("`")
+            if key.default is None:
+                assert literal == "not set"
+                continue
             reading = Reading()
             reading.take_mapping(tomllib.loads(f"[{table}]\n{name} = {literal}"), "page")
             assert not reading.problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy.observe.durations import Histogram
 from proxy.observe.metrics import (
     GAUGES,
     MAX_LABELS,
@@ -12,6 +13,7 @@ from proxy.observe.metrics import (
     Tally,
     add_snapshot,
     flattened,
+    labels_of,
 )
 
 
@@ -57,7 +59,8 @@ class TestCounters:
         values = list(counters.snapshot().values())
         assert [value for value in values if isinstance(value, int)] == list(range(1, len(numbers) + 1))
         assert len([value for value in values if value and isinstance(value, dict)]) == len(tallies)
-        assert len(values) == len(numbers) + len(tallies)
+        histograms = [value for value in vars(counters).values() if isinstance(value, Histogram)]
+        assert len(values) == len(numbers) + len(tallies) + 2 * len(histograms)
 
     def test_requests_by_route_class_method_and_kind_of_status(self) -> None:
         counters = Counters()
@@ -113,8 +116,8 @@ class TestSums:
         total: Snapshot = {}
         counters = Counters()
         counters.open_connections = counters.requests_in_flight = counters.connections_total = 5
-        assert counters.snapshot().keys() >= GAUGES
-        add_snapshot(total, counters.snapshot(), ended=True)
+        snapshot = dict.fromkeys(GAUGES, 1) | counters.snapshot()
+        add_snapshot(total, snapshot, ended=True)
         assert total["posthog_proxy_connections_total"] == 5
         assert not total.keys() & GAUGES
 
@@ -127,6 +130,25 @@ class TestSums:
         assert isinstance(tally, dict)
         assert len(tally) == MAX_SUMMED_LABELS + 1
         assert tally['a="other",b="other"'] == 2 * MAX_SUMMED_LABELS
+
+    def test_an_upstream_is_up_only_where_all_see_it_up(self) -> None:
+        total: Snapshot = {}
+        for up in (1, 0, 1):
+            add_snapshot(total, {"posthog_proxy_upstream_up": {'upstream="web"': up}})
+        assert total == {"posthog_proxy_upstream_up": {'upstream="web"': 0}}
+
+    def test_label_sets_are_read_as_they_are_written(self) -> None:
+        tally = Tally("a", "b")
+        tally.add('x"\\\n', "y,z=")
+        (text,) = tally.snapshot()
+        assert labels_of(text) == {"a": 'x"\\\n', "b": "y,z="}
+
+    def test_histograms_and_moments_are_not_in_the_log_line(self) -> None:
+        counters = Counters()
+        counters.durations.of("replay").add(1.0)
+        assert not [
+            name for name in flattened(counters.snapshot()) if "duration" in name or "not_after" in name
+        ]
 
     def test_one_number_for_each(self) -> None:
         counters = Counters()

@@ -27,6 +27,7 @@ from proxy.workers.channel import (
     Failed,
     Handed,
     Ready,
+    Reported,
     Retired,
 )
 from proxy.workers.worker import Worker, main, work
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_PUSHED = (Alive, Counted, Reported)
+
+
 class Parent:
     """The other end of a worker's channel, and what was heard there."""
 
@@ -55,7 +59,7 @@ class Parent:
 
     def kinds(self) -> list[type[Message]]:
         self.heard += self.channel.receive()
-        return [type(message) for message in self.heard if not isinstance(message, Counted | Alive)]
+        return [type(message) for message in self.heard if not isinstance(message, _PUSHED)]
 
     def counted(self) -> Snapshot:
         """The last counters that were pushed."""
@@ -248,7 +252,7 @@ def test_it_reads_its_configuration_and_hears_no_signal(tmp_path: Path) -> None:
     sources = Sources(None, {"upstream": "http://127.0.0.1:1", "log.access": "off", "log.errors": str(log)})
     with told(sources, Close()) as (status, heard):
         assert status == 0
-        assert [type(message) for message in heard] == [Ready, Alive, Counted, Counted]
+        assert [type(message) for message in heard] == [Ready, Alive, Counted, Reported, Counted]
     assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
 
 
