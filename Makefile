@@ -22,7 +22,7 @@ $(ENVIRONMENT): pyproject.toml tests/provision.sh
 	tests/provision.sh environment
 	touch $@
 
-$(SUITE): $(ENVIRONMENT) tests/e2e/package-lock.json tests/support/parts.py
+$(SUITE): $(ENVIRONMENT) tests/e2e/package-lock.json tests/support/parts.py tests/support/machine.py
 	tests/provision.sh suite
 	touch $@
 
@@ -59,5 +59,5 @@ format: $(SUITE) ## Put the sources into shape
 	$(BIN)/ruff format .
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist tests/e2e/node_modules
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist tests/e2e/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import datetime
     import socket
     from collections.abc import Callable, Collection, Coroutine, Sequence
+    from types import ModuleType
 
     from proxy.config.load import Loaded
     from proxy.config.schema import Config, FrontConfig, ListenAddress, ListenerConfig
@@ -44,10 +46,18 @@ _KEY_FLAGS = {
     "access.allowed_hosts": ("LIST", "hosts that are served, as in Django: name, .example.com or *"),
     "access.allowed_ip_blocks": ("LIST", "who may use what is not public: addresses and CIDR blocks"),
     "workers": ("N|auto", "worker processes; auto: one for each CPU"),
+    "spool.directory": ("DIR", "keep events and replay there while PostHog is away, deliver them later"),
+    "spool.mode": ("MODE", "fallback (default): keep what PostHog did not take; first: keep, then deliver"),
     "log.format": ("json|text", "format of the logs"),
     "log.access": ("TARGET", "access log: stdout, stderr, off or a file's path"),
     "log.errors": ("TARGET", "error log: stdout, stderr, off or a file's path"),
 }
+
+_INQUIRIES = {
+    "explain": "why one request is treated as it is, and what is sent upstream, header by header",
+    "doctor": "ask the upstreams and look at the configuration; one line a finding, with its cure",
+}
+"""Commands that ask about a configuration; each is a package of its own."""
 
 _REPEATED = frozenset({"listen", "listen_tls"})
 
@@ -57,12 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["demo"]:  # it has a parser of its own
         return _demo(words[1:])
-    options = _parser().parse_args(words)
+    if words[:1] == ["init"]:  # so has it
+        return _init(words[1:])
+    if words[:1] == ["spool"]:
+        return _spool(words[1:])
+    options = _parser(words[:1]).parse_args(words)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """``asked``: the command, if it is known; only its own module is read."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument(
         "--version", action="store_const", dest="command", const=_version, default=_help(parser)
@@ -78,12 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_configuration_flags(check)
     check.set_defaults(command=_check, parser=check)
+    commands.add_parser("init", help="set it up as a service under systemd, or take it away", add_help=False)
     routes = commands.add_parser(
         "routes", help="print where each path goes, who may ask for it, and its limits", allow_abbrev=False
     )
     _add_configuration_flags(routes)
     routes.add_argument("--json", action="store_true", help="as JSON")
     routes.set_defaults(command=_routes, parser=routes)
+    for name, text in _INQUIRIES.items():
+        inquiry = commands.add_parser(name, help=text, allow_abbrev=False)
+        _add_configuration_flags(inquiry)
+        if name in asked:
+            _inquiry(name).add_arguments(inquiry)
+        inquiry.set_defaults(command=_inquire, parser=inquiry, inquiry=name)
     reference = commands.add_parser("config-reference", help="print the documentation of every key")
     reference.set_defaults(command=_config_reference)
     top = commands.add_parser(
@@ -102,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "demo", help="the proxy before a stand-in for PostHog, with a real event", add_help=False
     )
+    commands.add_parser("spool", help="what waits for PostHog, and what it refused", add_help=False)
     return parser
 
 
@@ -122,6 +145,19 @@ def _add_configuration_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="any key of the configuration, such as timeouts.head=5s; may be repeated",
     )
+
+
+def _inquiry(name: str) -> ModuleType:
+    """The module `command` of an inquiry: ``add_arguments``, and ``run`` with what was loaded."""
+    return import_module(f"proxy.{name}.command")
+
+
+def _inquire(options: argparse.Namespace) -> int:
+    read = _load(options)
+    if read is None:
+        return 2
+    status: int = _inquiry(options.inquiry).run(options, read[1])
+    return status
 
 
 def _help(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
@@ -193,6 +229,18 @@ def _demo(arguments: list[str]) -> int:
     from proxy.standin.demo import main as demo
 
     return demo(arguments)
+
+
+def _spool(arguments: list[str]) -> int:
+    from proxy.spool_command import main as spool
+
+    return spool(arguments)
+
+
+def _init(arguments: list[str]) -> int:
+    from proxy.setup.command import main as init
+
+    return init(arguments)
 
 
 def _load(options: argparse.Namespace) -> tuple[Sources, Loaded] | None:
@@ -280,6 +328,8 @@ def _summary(config: Config) -> list[str]:
             f"alias {config.aliases.prefix}/*: {'every' if config.aliases.app else 'every public'} path"
         )
     lines += [f"alias {alias.path}: {alias.target}" for alias in config.aliases.paths]
+    if config.spool.directory:
+        lines.append(f"spool: {config.spool.directory} ({config.spool.mode.value})")
     lines += [f"trusted proxies: {', '.join(trusted) or 'nobody'}"]
     lines += [f"front {_front(front)}" for front in config.fronts]
     lines += [f"admin: {config.admin.listen}"] if config.admin.listen is not None else []

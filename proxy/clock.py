@@ -39,7 +39,9 @@ class Clock:
 class Timed(Protocol):
     """Something that can be late: ``due`` is a moment of ``Clock.monotonic`` or ``NEVER``."""
 
-    due: float
+    @property
+    def due(self) -> float:
+        """Read at every sweep."""
 
     def expire(self) -> None:
         """Called by the sweep once ``due`` has passed; must move ``due`` or unregister."""

@@ -190,6 +190,20 @@ SDK_CLASSES = frozenset(
 path is never redirected."""
 
 
+class SpoolMode(enum.Enum):
+    """What becomes of a request that the spool may keep: nothing (it is as if there were no spool), it is
+    kept when PostHog does not take it, or always, before PostHog hears of it."""
+
+    OFF = "off"
+    FALLBACK = "fallback"
+    FIRST = "first"
+
+
+SPOOLED_CLASSES = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
+"""The classes that may be kept and delivered later (PostHog fact: their answer is always the same, while
+v1 ingest answers for each event)."""
+
+
 class Access(enum.Enum):
     """Who may ask for a path (rules/access.py): everybody; whoever has an ``Authorization: Bearer``, which
     PostHog checks; whoever meets what `[access]` demands; nobody from outside."""
@@ -238,7 +252,7 @@ class Route:
     answer_stall_timeout: float
     resend_held: bool = False
     websocket: bool = False
-    spoolable: bool = False
+    spool: SpoolMode = SpoolMode.OFF
     fast: bool = False
     sdk: bool = False
     access: Access = Access.PROTECTED

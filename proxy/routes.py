@@ -58,7 +58,7 @@ def as_text(config: Config, tables: Tables) -> str:
     rows = [_TITLES, *(_row(line) for line in table_lines(config, tables.routing))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"{Access.PROTECTED.value}: {_demanded(config, tables)}", ""])
+    return "\n".join([*lines, "", f"{Access.PROTECTED.value}: {demanded(config, tables)}", ""])
 
 
 def _row(line: Line) -> tuple[str, ...]:
@@ -78,7 +78,8 @@ def _row(line: Line) -> tuple[str, ...]:
     )
 
 
-def _demanded(config: Config, tables: Tables) -> str:
+def demanded(config: Config, tables: Tables) -> str:
+    """Return what protected paths demand, in a sentence."""
     demands = [f"access.{word}" for word in tables.access.demands]
     if not demands:
         return "everybody may ask, because nothing in [access] demands anything"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from proxy.accepting import Acceptor
 from proxy.clock import NEVER, SWEEP_INTERVAL, Clock, Deadlines
-from proxy.config.schema import LogFormat, configured_listeners
+from proxy.config.schema import LogFormat, configured_listeners, uses_spool
 from proxy.errors import Failure, Source
 from proxy.net.gauges import upstream_gauges
 from proxy.net.listen import Listener, bind
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from proxy.config.schema import Config, ListenAddress, LogLevel
+    from proxy.delivery import Delivery
     from proxy.observe.metrics import Snapshot
     from proxy.observe.report import Report, UpstreamWords
     from proxy.serve.connection import Connection
+    from proxy.spool.record import Keeper
 
 _DESCRIPTORS_KEPT = 256
 """Descriptors left for pools' idle sockets, logs and the event loop itself."""
@@ -52,6 +54,14 @@ _DESCRIPTORS_KEPT = 256
 _MOST_PIPES = 256
 """Large bodies that are spliced at a time; fewer where their descriptors, four for each, were more than an
 eighth of all."""
+
+_FRESH = 1.0
+"""At a stop, seconds for the first request of a connection that was just made: it may be on its way. (nginx
+gives it client_header_timeout; but one that is silent for longer was opened in advance, as browsers do.)"""
+
+_TURNS_TO_CONNECT = 2
+"""Turns of uvloop from accept(2) to `connection_made`. (asyncio drops what it has accepted when its server
+closes.)"""
 
 
 class Proxy:
@@ -65,7 +75,12 @@ class Proxy:
     :param error_sink: the same for the error log.
     :param counters: what to count in, to go on where another proxy of this process ended.
     :param error_fields: what every line of the error log says besides.
-    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read).
+    :param worker: which of several processes this is: each has its own files in the spool, and one of
+        ``share`` equal parts of its room.
+    :param keeper: where requests are kept for later, instead of in files; `spool.directory` names it all the
+        same. The proxy closes it.
+    :raises ConfigError: a certificate cannot be used (any more: it was good when the configuration was read);
+        from ``start``, the spool's directory.
     :raises OSError: from ``start`` when an address cannot be bound; its text names the address.
     """
 
@@ -79,8 +94,13 @@ class Proxy:
         error_sink: Callable[[bytes], None] | None = None,
         counters: Counters | None = None,
         error_fields: Mapping[str, object] | None = None,
+        worker: int = 1,
+        share: int = 1,
+        keeper: Keeper | None = None,
     ) -> None:
         self.config = config
+        self._worker, self._share, self._keeper = worker, share, keeper
+        self._delivery: Delivery | None = None
         self.counters = counters or Counters()
         clock = clock or Clock()
         self._deadlines = Deadlines(clock)
@@ -129,6 +149,11 @@ class Proxy:
         state = "DRAINING" if self._runtime.draining else "SERVING" if self._listeners else "STOPPED"
         return f"<Proxy {state} connections={len(self._runtime.connections)}>"
 
+    @property
+    def runtime(self) -> Runtime:
+        """What its connections share; for whoever explains a request with the code that serves it."""
+        return self._runtime
+
     # Life.
 
     async def __aenter__(self) -> Self:
@@ -154,6 +179,12 @@ class Proxy:
         self._tick()
         for pool in self._pools.values():
             pool.start()
+        if uses_spool(self.config):
+            from proxy.delivery import Delivery  # SQLite and threads: not for those without a spool
+
+            self._delivery = await Delivery.begin(
+                self._runtime, f"w{self._worker}", self._share, self._keeper
+            )
         await self._acceptor.listen_on(self._listeners)
         await self._acceptor.start()
 
@@ -168,7 +199,8 @@ class Proxy:
         return frozenset(self._runtime.connections)
 
     async def drain(self, seconds: float | None = None, *, handover: bool = False) -> None:
-        """Stop gently: no new connections, idle ones closed, running exchanges may end.
+        """Stop gently: no new connections, idle ones closed (after a second if they are so new that the first
+        request may be on its way), running exchanges may end.
 
         Streams (SSE, WebSocket) are ended after `timeouts.drain_streams`, the rest after ``seconds``
         (default: `timeouts.drain`). Returns when no connection is left; call ``close`` afterwards.
@@ -188,9 +220,13 @@ class Proxy:
             self._listeners.clear()
         self._close_listeners()
         now = self._now()
+        for _ in range(_TURNS_TO_CONNECT):
+            await asyncio.sleep(0)  # what was accepted in this turn becomes a connection
         end = now + (timeouts.drain if seconds is None else seconds)
+        retiring = now + timeouts.drain_idle if handover else now
         steps: list[tuple[float, Callable[[], None]]] = [
-            (now + timeouts.drain_idle if handover else now, self._retire),
+            (retiring, partial(self._retire, retiring - _FRESH)),
+            (retiring + _FRESH, self._retire_all),
             (now + timeouts.drain_streams, partial(self._cut, streams_only=True)),
             (end, partial(self._cut, streams_only=False)),
         ]
@@ -211,6 +247,8 @@ class Proxy:
         for connection in list(self._runtime.connections):
             connection.abort()  # no lingering, no waiting for a client that takes nothing
         await self._wait_empty(NEVER)
+        if self._delivery is not None:
+            await self._delivery.end()
         for pool in self._pools.values():
             pool.close()
         for pool in self._pools.values():
@@ -255,11 +293,16 @@ class Proxy:
             self._emptied.discard(waiter)
         return True
 
-    def _retire(self) -> None:
+    def _retire(self, made_by: float) -> None:
+        """Close idle connections that have served, or were made by a moment."""
+        for connection in list(self._runtime.connections):
+            if connection.served or connection.idle_since <= made_by:
+                connection.retire()
+
+    def _retire_all(self) -> None:
         self._runtime.retiring = True
         self._turn_guests_away()
-        for connection in list(self._runtime.connections):
-            connection.retire()
+        self._retire(NEVER)
 
     def _cut(self, *, streams_only: bool) -> None:
         failure = Failure(Source.PROXY, "draining", 503, "the proxy is shutting down")

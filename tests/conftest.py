@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _left_out: Counter[str] = Counter()
+_refused: Counter[str] = Counter()
 
 
 def _needs(item: pytest.Item) -> set[str]:
@@ -40,14 +41,18 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot run here and say so; where everything is required, it runs and fails."""
-    if parts.everything_required():
-        return
-    kept, dropped = [], []
+    """Leave out what cannot run here and say so; what could be installed where everything is required
+    runs and fails."""
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
-        lacking = [name for name in _needs(item) if parts.path_of(name) is None]
+        refused = [name for name in _needs(item) if parts.refusal_of(name) is not None]
+        lacking = [name for name in _needs(item) if parts.path_of(name) is None and name not in refused]
+        if parts.everything_required():
+            lacking = []
+        _refused.update(refused)
         _left_out.update(lacking)
-        (dropped if lacking else kept).append(item)
+        (dropped if refused or lacking else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=dropped)
 
@@ -59,6 +64,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _refused:
+        terminalreporter.section("left out: parts that this machine cannot have")
+        for name, count in sorted(_refused.items()):
+            terminalreporter.line(f"{name}: {count} tests; {parts.refusal_of(name)}")
     if _left_out:
         terminalreporter.section("left out: parts that are not installed")
         for name, count in sorted(_left_out.items()):

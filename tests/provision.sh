@@ -69,7 +69,7 @@ environment() {
 }
 
 # The names of the parts in tests/support/parts.py that are missing, each on a line.
-missing() { "$VENV/bin/python" tests/support/parts.py; }
+missing() { "$VENV/bin/python" -m tests.support.parts; }
 
 debian_packages() {
     local wanted=() names
@@ -79,6 +79,13 @@ debian_packages() {
     done < <(missing)
     [ ${#wanted[@]} -gt 0 ] || return 0
     if is_root && has_apt; then debian "${wanted[@]}"; fi
+}
+
+# The image that tests boot a systemd from. Where there can be none, the suite says why and goes on without.
+machine() {
+    is_root || return 0
+    say "a small Debian to boot systemd in"
+    timeout 300 "$VENV/bin/python" -m tests.support.machine >&2 || say "given up"
 }
 
 node() {
@@ -98,6 +105,7 @@ suite() {
     say "installing the tools of the checks and the tests"
     "$VENV/bin/pip" install -q -e '.[demo]' --group dev
     debian_packages
+    machine
     node
     local left
     left=$(missing)

@@ -25,12 +25,14 @@ from proxy.config.schema import (
     configured_listeners,
 )
 from proxy.errors import Problem
+from proxy.message import SPOOLED_CLASSES, SpoolMode
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from proxy.config.reading import Setting
-    from proxy.config.schema import ListenAddress, TrustConfig, UpstreamUrl
+    from proxy.config.schema import ListenAddress, RouteConfig, TrustConfig, UpstreamUrl
+    from proxy.message import EndpointClass
 
 ORDERED = (
     ("health.open_min", "health.open_max"),
@@ -50,7 +52,7 @@ def contradictions(config: Config, given: Mapping[str, Setting], upstreams: Coll
     of those too that are not in ``config`` because their URL is not readable."""
     checks = (
         *(_trust, _order, _server_tls, _tls, _listeners, _loops, _strips, _aliases),
-        *(_certificates, _admin),
+        *(_certificates, _spool, _admin),
     )
     found = [problem for check in checks for problem in check(config, given)]
     named = (_routes, _entrances, _forward_auth)
@@ -247,6 +249,35 @@ def _admin(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
             "can be reached from other machines: give admin.token_file, or a loopback address or unix:/path"
         )
         yield _about(given, "admin.listen", shown(str(address)), allowed)
+
+
+def _spool(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    """Modes without a place to keep anything, or for what cannot be kept."""
+    if config.spool.directory == "" and config.spool.mode is not SpoolMode.OFF and "spool.mode" in given:
+        yield _about(given, "spool.mode", given["spool.mode"].shown, "means nothing without spool.directory")
+    where = given["routes"].where if "routes" in given else ""
+    for index, route in enumerate(config.routes):
+        if route.spool in (None, SpoolMode.OFF):
+            continue
+        if config.spool.directory == "":
+            allowed = "means nothing without spool.directory"
+        elif SPOOLED_CLASSES.isdisjoint(_classes(route)):
+            allowed = "is only for v0 ingest and replay: other answers cannot be given in PostHog's stead"
+        else:
+            continue
+        yield Problem(f"routes[{index}].spool", shown(route.spool.value), allowed, where)
+
+
+def _classes(route: RouteConfig) -> Iterator[EndpointClass]:
+    """The classes of the paths that PostHog has below a configured path."""
+    if route.cls is not None:
+        yield route.cls
+        return
+    path = route.path or ""
+    for preset in BUILT_IN:
+        below = path.endswith("*") and f"{preset.path}/".startswith(path[:-1])
+        if below or path.rstrip("/") == preset.path:
+            yield preset.cls
 
 
 def _first_segment(path: str) -> str:

@@ -197,9 +197,10 @@ def nearest(path: str) -> str | None:
     """Return the known key that an unknown dotted path most likely means.
 
     First the same name in another table, then a sibling that is spelled much like it, then (where the
-    table is unknown too) the most similar path of all. At most 80 characters of ``path`` are compared.
+    table is unknown too) the most similar path of all. At most 80 characters of ``path`` are compared,
+    and none is repeated that cannot be printed.
     """
-    path = path[:80]
+    path = notation.printable(path, 80)
     known = _spelled_like(path)
     table, _, name = path.rpartition(".")
     namesakes = [candidate for candidate in known if candidate.rpartition(".")[2] == name]

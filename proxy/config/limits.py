@@ -354,7 +354,8 @@ class TimeoutsConfig:
         unit="s",
         minimum=0,
         doc="After a reload: an idle connection of before may wait this long for its next request, which is "
-        "answered with Connection: close. At stop idle connections are closed at once.",
+        "answered with Connection: close. At stop idle connections are closed at once, or after a second if "
+        "they are so new that their first request may be on its way.",
         why="A close races the request that is on its way; busy SDKs and balancers send one within seconds.",
     )
     dns_refresh: float = key(

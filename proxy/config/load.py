@@ -49,6 +49,8 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "access.allowed_hosts": "--allowed-hosts",
         "access.allowed_ip_blocks": "--allowed-ip-blocks",
         "workers": "--workers",
+        "spool.directory": "--spool",
+        "spool.mode": "--spool-mode",
         "log.format": "--log-format",
         "log.access": "--access-log",
         "log.errors": "--error-log",

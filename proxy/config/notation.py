@@ -325,9 +325,17 @@ def file_path(text: str) -> str:
     return text
 
 
+def directory(text: str) -> str:
+    """Read the path of a directory: with a slash, so that a mistyped word does not become one."""
+    if "/" not in text:
+        raise NotationError("must be a directory's path with a / in it")
+    return text
+
+
 FORMS: dict[str, tuple[str, Callable[[str], str]]] = {
     "": ("text", str),
     "alias_prefix": ("a path such as `/k7-mirelo`", alias_prefix),
+    "directory": ("a directory's path", directory),
     "file": ("a file's path", file_path),
     "front": (
         "`cloudflare`, `aws-alb`, `aws-nlb`, `gcp`, `nginx`, `private`, an address or a CIDR block",

@@ -6,7 +6,7 @@ proxy never changes its ``Config``; a reload builds a new one. The larger sectio
 limits.py and upstreams.py; whoever uses the configuration imports everything from here.
 """
 
-# ruff: noqa: RUF009, TC001, TC003 -- `key` is dataclasses.field with metadata, and the annotations are
+# ruff: noqa: RUF009, TC003 -- `key` is dataclasses.field with metadata, and the annotations are
 # evaluated: keys.py reads each key's type from them.
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from proxy.config.declaration import KIB, MIB, key
 from proxy.config.fronts import FrontConfig
 from proxy.config.limits import LimitsConfig, TimeoutsConfig
 from proxy.config.listeners import ListenerConfig, configured_listeners
+from proxy.config.spool import SpoolConfig
 from proxy.config.tls import CertificateConfig, TlsConfig, configured_certificates
 from proxy.config.upstreams import HealthConfig, PoolConfig, UpstreamConfig
 from proxy.config.values import (
@@ -41,7 +42,7 @@ from proxy.config.values import (
     UnixAddress,
     UpstreamUrl,
 )
-from proxy.message import Access, EndpointClass
+from proxy.message import Access, EndpointClass, SpoolMode
 
 __all__ = [
     "KIB",
@@ -73,6 +74,7 @@ __all__ = [
     "PosthogConfig",
     "RouteConfig",
     "Satisfy",
+    "SpoolConfig",
     "TcpAddress",
     "TimeoutsConfig",
     "TlsConfig",
@@ -83,6 +85,7 @@ __all__ = [
     "UpstreamUrl",
     "configured_certificates",
     "configured_listeners",
+    "uses_spool",
 ]
 
 
@@ -106,6 +109,10 @@ class RouteConfig:
         None, unit="s", minimum=0.1, doc="Longest pause inside the answer."
     )
     websocket: bool | None = key(None, doc="Allow WebSocket upgrades.")
+    spool: SpoolMode | None = key(
+        None,
+        doc="Instead of `spool.mode`, for v0 ingest and replay below this path; needs `spool.directory`.",
+    )
     strip: str = key(
         "",
         form="path",
@@ -295,5 +302,12 @@ class Config:
     pool: PoolConfig = key(PoolConfig(), doc="Upstream connections.")
     health: HealthConfig = key(HealthConfig(), doc="When an upstream counts as down.")
     cache: CacheConfig = key(CacheConfig(), doc="What is kept of PostHog's scripts.")
+    spool: SpoolConfig = key(SpoolConfig(), doc="What is kept on disk while PostHog is away.")
     log: LogConfig = key(LogConfig(), doc="Logs.")
     admin: AdminConfig = key(AdminConfig(), doc="Where operators ask how it is.")
+
+
+def uses_spool(config: Config) -> bool:
+    """Is there a spool, and a route that may use it?"""
+    modes = [config.spool.mode, *(route.spool for route in config.routes)]
+    return bool(config.spool.directory) and any(mode not in (None, SpoolMode.OFF) for mode in modes)

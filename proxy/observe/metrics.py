@@ -132,6 +132,12 @@ class Counters:
         self.tcp_bytes_in = 0
         self.tcp_bytes_out = 0
         self.tcp_bytes_spliced = 0
+        self.spooled = Tally("mode")
+        """Requests that were kept for later, by the mode that was the reason."""
+        self.spool_replayed = Tally("upstream", "outcome")
+        """Deliveries of what was kept: delivered, refused (a dead letter now), postponed."""
+        self.spool_corrected = Tally("outcome")
+        """What became of the times in them (rules/lateness.py)."""
         self.cache = Tally("result")
         """Requests that the asset cache had to do with: hit, miss, revalidated, stale."""
         self.cache_not_kept = Tally("reason")
@@ -205,6 +211,9 @@ class Counters:
             "tcp_received_bytes": self.tcp_bytes_in,
             "tcp_sent_bytes": self.tcp_bytes_out,
             "tcp_spliced_bytes": self.tcp_bytes_spliced,
+            "spool_kept_total": self.spooled,
+            "spool_replayed_total": self.spool_replayed,
+            "spool_corrected_total": self.spool_corrected,
             "cache_requests_total": self.cache,
             "cache_not_kept_total": self.cache_not_kept,
             "cache_bytes": self.cache_bytes,

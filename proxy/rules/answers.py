@@ -140,6 +140,16 @@ def answer_refusal(
     )
 
 
+KEPT = b'{"status":"Ok"}'
+"""What PostHog says to events (posthog.md: v0 ingest), and the proxy in its stead."""
+
+
+def answer_kept(head: RequestHead, cls: EndpointClass, wall: float, *, close: bool) -> OwnAnswer:
+    """Render what a client hears whose request was kept and will be delivered later."""
+    said = ((b"Content-Type", b"application/json"),)
+    return _answer(Outage(200), "kept", "", wall, cls=cls, head=head, close=close, said=said, body=KEPT)
+
+
 def answer_violation(violation: Violation, wall: float) -> OwnAnswer:
     """Render what a client hears whose bytes were no request; always ends the connection."""
     return _answer(Outage(violation.status), violation.reason, violation.detail, wall, close=True)

@@ -22,13 +22,21 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.config.presets import BUILT_IN, DEFAULT_ROUTE, DEFAULT_UPSTREAM
 from proxy.errors import ConfigError, Problem
-from proxy.message import SDK_CLASSES, Access, EndpointClass, Route
+from proxy.message import SDK_CLASSES, SPOOLED_CLASSES, Access, EndpointClass, Route, SpoolMode
 from proxy.rules.access import ACCESS, is_stricter, opener, passes_unasked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from proxy.config.schema import Alias, AliasesConfig, Config, LimitsConfig, RouteConfig, TimeoutsConfig
+    from proxy.config.schema import (
+        Alias,
+        AliasesConfig,
+        Config,
+        LimitsConfig,
+        RouteConfig,
+        SpoolConfig,
+        TimeoutsConfig,
+    )
 
 T = TypeVar("T")
 
@@ -36,7 +44,6 @@ _INGEST = frozenset({EndpointClass.INGEST_V0, EndpointClass.INGEST_V1, EndpointC
 _SMALL_BODIES = SDK_CLASSES - _INGEST
 _RESEND_HELD = _INGEST | {EndpointClass.FLAGS}
 _WEBSOCKET = frozenset({EndpointClass.PROTECTED, EndpointClass.PUBLIC, EndpointClass.STREAM})
-_SPOOLABLE = frozenset({EndpointClass.INGEST_V0, EndpointClass.REPLAY})
 _FAST = frozenset(EndpointClass) - {EndpointClass.STREAM, EndpointClass.NEVER}
 _SDK_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
@@ -336,7 +343,7 @@ def _configured(route: RouteConfig, config: Config) -> _Configured:
 
 def _configured_route(route: RouteConfig, cls: EndpointClass, config: Config) -> Route:
     upstream = route.upstream or DEFAULT_UPSTREAM
-    made = _route(route.path, cls, upstream, config)
+    made = _route(route.path, cls, upstream, config, route.spool)
     made = made if route.access is None else _with_access(made, route.access, config)
     return replace(
         made,
@@ -361,9 +368,15 @@ def _is_fast(cls: EndpointClass, access: Access, config: Config) -> bool:
     return cls in _FAST and passes_unasked(access, config.access)
 
 
-def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Route:
-    """The route of a class with nothing configured for it."""
+def _route(
+    name: str, cls: EndpointClass, upstream: str, config: Config, spool: SpoolMode | None = None
+) -> Route:
+    """The route of a class with nothing configured for it but ``spool``."""
     limits, timeouts = config.limits, config.timeouts
+    spool = _spool_mode(cls, spool, config.spool)
+    first_byte = _first_byte_timeout(cls, timeouts)
+    if spool is SpoolMode.FALLBACK:
+        first_byte = min(first_byte, config.spool.first_byte)
     return Route(
         name=name,
         cls=cls,
@@ -371,16 +384,22 @@ def _route(name: str, cls: EndpointClass, upstream: str, config: Config) -> Rout
         body_limit=_body_limit(cls, limits),
         body_timeout=timeouts.body_ingest if cls in SDK_CLASSES else timeouts.body_app,
         connect_timeout=timeouts.connect_flags if cls is EndpointClass.FLAGS else timeouts.connect,
-        first_byte_timeout=_first_byte_timeout(cls, timeouts),
+        first_byte_timeout=first_byte,
         answer_stall_timeout=timeouts.stream_stall if cls is EndpointClass.STREAM else timeouts.answer_stall,
         resend_held=cls in _RESEND_HELD,
         websocket=cls in _WEBSOCKET,
-        spoolable=cls in _SPOOLABLE,
+        spool=spool,
         fast=_is_fast(cls, ACCESS[cls], config),
         sdk=cls in SDK_CLASSES,
         access=ACCESS[cls],
         drop_cookies=cls in _INGEST and config.forwarding.drop_ingest_cookies,
     )
+
+
+def _spool_mode(cls: EndpointClass, wished: SpoolMode | None, config: SpoolConfig) -> SpoolMode:
+    if not config.directory or cls not in SPOOLED_CLASSES:
+        return SpoolMode.OFF
+    return config.mode if wished is None else wished
 
 
 def _body_limit(cls: EndpointClass, limits: LimitsConfig) -> int:

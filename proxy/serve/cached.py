@@ -33,10 +33,12 @@ from proxy.rules.caching import (
     is_fresh,
     kept_head,
     may_stand_in,
+    not_modified,
     renewed_terms,
     terms_of,
     updated,
 )
+from proxy.serve.streaming import stuck_client
 
 if TYPE_CHECKING:
     from proxy.cache.flights import Flight
@@ -90,12 +92,12 @@ async def answer_cached(
         # One that others have just brought was asked for after this request came.
         asks = asked.insists and landing is not Landing.KEPT
         if found is not None and is_fresh(found.kept, now) and not asks:
-            return await exchange.tell(Told(found, Result.HIT), asked, forward)
+            return await tell(exchange, Told(found, Result.HIT), asked, forward)
         if store.passes(asked.key, now) or not asked.keep:
             return await exchange.forward(forward, body)
         if landing is Landing.FAILED and found is not None and may_stand_in(found.kept, now):
             told = Told(found, Result.STALE, "the same request has just failed")
-            return await exchange.tell(told, asked, forward)
+            return await tell(exchange, told, asked, forward)
         values = store.values(asked)
         if landing in _UNDECIDED:
             landing = await cache.flights.landed(asked.key, values, patience)
@@ -111,6 +113,33 @@ _UNDECIDED = (None, Landing.GIVEN_UP, Landing.KEPT)
 """Somebody else may be under way by now."""
 
 
+async def tell(exchange: Exchange, told: Told, asked: Asking, forward: Forward) -> bool:
+    """Answer from the cache; true: the connection may take another request."""
+    kept, head, connection, runtime = told.variant.kept, exchange.head, exchange.connection, exchange.runtime
+    now, write_stall = runtime.clock.monotonic(), runtime.config.timeouts.write_stall
+    close = connection.must_close(head.close, now)
+    unchanged = not_modified(asked.fields, kept.head.fields)
+    rendered = told.variant.head(
+        head.method,
+        head.minor,
+        now,
+        runtime.tables.forwarding,
+        close=close,
+        not_modified=unchanged,
+        hsts=forward.hsts,
+    )
+    exchange.answer_begins()
+    body = b"" if unchanged or head.method == b"HEAD" else kept.body
+    runtime.counters.cache.add(told.result.value)
+    exchange.record.from_cache(304 if unchanged else 200, told.failure)
+    size = connection.write_limit
+    connection.write_both(rendered, body[:size])
+    for at in range(size, len(body), size):
+        await connection.drain(write_stall, stuck_client)
+        connection.write(body[at : at + size])
+    return not close
+
+
 async def _fetch(exchange: Exchange, keeper: Keeper, forward: Forward, body: RequestBody) -> bool:
     """Ask the upstream; where it fails and a stale answer may stand in, give that."""
     try:
@@ -121,7 +150,7 @@ async def _fetch(exchange: Exchange, keeper: Keeper, forward: Forward, body: Req
         stale = keeper.failed(f"{failure.kind}: {failure.detail}")
         if stale is None:
             raise
-        return await exchange.tell(stale, keeper.asked, forward)
+        return await tell(exchange, stale, keeper.asked, forward)
     finally:
         keeper.finish()
 

@@ -267,7 +267,7 @@ class Connection(Stream):
             del received[:end]
             head = read_request(raw[leading_blank(raw) :], self.runtime.head_limits)
         except Violation as violation:
-            self._refuse(_hinted(violation) if begins_header(raw) else violation)
+            self._refuse(hinted(violation, raw))
             return
         self.head_complete = self.runtime.clock.monotonic()
         self._start(head, end)
@@ -344,7 +344,7 @@ class Connection(Stream):
         runtime.counters.reject(violation.reason)
         self.served += 1
         before = self.bytes_out
-        if violation.reason != "tls_on_plain_port":
+        if is_answered(violation):
             self.answer(answer_violation(violation, runtime.clock.wall()))
         log_violation(self, violation, self._head_started, len(self.received), self.bytes_out - before)
         self.finish(keep=False, unread=True)
@@ -460,7 +460,14 @@ class Connection(Stream):
         self.abort()
 
 
-def _hinted(violation: Violation) -> Violation:
-    """The same refusal, for bytes that are a PROXY header where none is expected."""
+def is_answered(violation: Violation) -> bool:
+    """Whoever speaks TLS cannot read what is said in plain HTTP."""
+    return violation.reason != "tls_on_plain_port"
+
+
+def hinted(violation: Violation, raw: bytes | bytearray) -> Violation:
+    """Return the refusal of a head, with a hint where ``raw`` is a PROXY header that none was expected of."""
+    if not begins_header(raw):
+        return violation
     hint = "this is a PROXY protocol header, and listeners[].proxy_protocol does not list its sender"
     return Violation(violation.status, violation.reason, f"{violation.detail}; {hint}")

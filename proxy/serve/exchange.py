@@ -18,31 +18,37 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Resend, Source
-from proxy.message import EndpointClass, Forward, FramingKind, Refuse, first_value
+from proxy.message import EndpointClass, Forward, FramingKind, Refuse, SpoolMode, first_value
+from proxy.net.lease import SICK
 from proxy.net.relay import Tunnel
 from proxy.observe.log import Phase
 from proxy.rules.answers import answer_failure, answer_refusal, http_date
-from proxy.rules.caching import not_modified
 from proxy.rules.decide import decide
 from proxy.rules.forwarding import response_fields
 from proxy.rules.limits import rate_refusal
 from proxy.serve.body import request_body
-from proxy.serve.cached import answer_cached
+from proxy.serve.cached import answer_cached, tell
 from proxy.serve.record import Record
-from proxy.serve.streaming import chunked_piece, client_gone, late_answer, relay_rest, send_rest, stuck_client
+from proxy.serve.streaming import (
+    chunked_piece,
+    client_gone,
+    late_answer,
+    relay_rest,
+    send_rest,
+    sick_answer,
+    stuck_client,
+)
 from proxy.wire.heads import render_request, render_response, websocket_accepts
 
 if TYPE_CHECKING:
     from proxy.message import RequestHead, ResponseHead, Route
     from proxy.net.pool import Lease
-    from proxy.rules.caching import Asking
     from proxy.serve.body import RequestBody
-    from proxy.serve.cached import Keeper, Told
+    from proxy.serve.cached import Keeper
     from proxy.serve.connection import Connection
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-_RETRIED_STATUSES = frozenset({502, 503, 504})
 _RETRIED_READS = frozenset({EndpointClass.SDK_READ, EndpointClass.BEARER_READ})
 
 
@@ -89,29 +95,30 @@ class Exchange:
         begun: Begun | None = None,
     ) -> None:
         self._begun = begun
-        self._connection = connection
+        self.connection = connection
         self.runtime = self._runtime = connection.runtime
-        self._head = head
+        self.head = head
         self._timeouts = connection.runtime.config.timeouts
         self._phase = Phase.BODY
         self._body: RequestBody | None = None
         self._pump = None if begun is None else begun.pump
         self._stopped: Failure | None = None
         self._running = False
-        self._record = Record(connection, head, head_size, started)
+        self.held = b""  # what was read of the body before it was sent on
+        self.record = Record(connection, head, head_size, started)
         if begun is not None and begun.answered is not None:
             self._phase = Phase.ANSWER
-            self._record.sent_since(begun.bytes_out)
+            self.record.sent_since(begun.bytes_out)
         self.cls = EndpointClass.PROTECTED
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._phase.name} {self._head.method!r} {self._head.target!r}>"
+        return f"<Exchange {self._phase.name} {self.head.method!r} {self.head.target!r}>"
 
     @property
     def _unread(self) -> bool:
         """Request bytes may still come that nobody will read."""
         if self._body is None:
-            return self._head.framing.kind is not FramingKind.NONE
+            return self.head.framing.kind is not FramingKind.NONE
         return not self._body.done
 
     @property
@@ -123,7 +130,7 @@ class Exchange:
         """The client closed its side. Inside its body the reader finds out by itself."""
         if self._phase is Phase.TUNNEL:
             return
-        if self._connection.lost or (self._body is not None and self._body.done):
+        if self.connection.lost or (self._body is not None and self._body.done):
             self.stop(client_gone())
 
     def stop(self, failure: Failure) -> None:
@@ -149,11 +156,11 @@ class Exchange:
             keep = self._fail(failure)
         except asyncio.CancelledError:
             if self._stopped is None:
-                self._connection.cut()
+                self.connection.cut()
                 raise
             keep = self._fail(self._stopped)
         except Exception as error:  # noqa: BLE001 - a bug of ours must cost one request, not the loop
-            self._record.bug(error)
+            self.record.bug(error)
             keep = self._fail(
                 Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
             )
@@ -165,20 +172,20 @@ class Exchange:
             if self._begun is not None and self._begun.lease is not None and not self._begun.lease.released:
                 self._drop(self._begun.lease)  # stopped before it was taken over
             counters.requests_in_flight -= 1
-            self._record.write(self._body)
-            self._connection.finish(keep=keep, unread=self._unread)
+            self.record.write(self._body)
+            self.connection.finish(keep=keep, unread=self._unread)
 
     # Deciding.
 
     async def _respond(self) -> bool:
         """Answer the request; true: the connection may take another one."""
-        record = self._record
+        record = self.record
         begun = self._begun
         if begun is None or begun.answered is None:
             # A client that pipelines requests and reads no answers must not fill the queue.
-            await self._connection.drain(self._timeouts.write_stall, stuck_client)
+            await self.connection.drain(self._timeouts.write_stall, stuck_client)
         request_id = self._runtime.request_id() if begun is None else begun.request_id
-        decision = decide(self._head, self._connection.peer, self._runtime.tables, request_id)
+        decision = decide(self.head, self.connection.peer, self._runtime.tables, request_id)
         record.decided(decision)
         if isinstance(decision, Refuse):
             self.cls = decision.cls
@@ -190,14 +197,14 @@ class Exchange:
         if begun is None and (wait := self._runtime.throttle(decision.client)):
             return await self._turn_away(decision, self._body, wait)
         if decision.ask is not None:  # what is for some only is not kept for all
-            asked_for = await self._runtime.admission.admit(decision, decision.ask, self._head)
+            asked_for = await self._runtime.admission.admit(decision, decision.ask, self.head)
             if isinstance(asked_for, Refuse):
                 return self._refuse(asked_for)
-            return await self.forward(asked_for, self._body)
+            return await self._onward(asked_for, self._body)
         cache = None if self._sent_already else self._runtime.cache
-        if cache is not None and (asked := cache.asking(self._head, decision)) is not None:
+        if cache is not None and (asked := cache.asking(self.head, decision)) is not None:
             return await answer_cached(self, cache, asked, decision, self._body)
-        return await self.forward(decision, self._body)
+        return await self._onward(decision, self._body)
 
     @property
     def _sent_already(self) -> bool:
@@ -208,7 +215,7 @@ class Exchange:
         begun = self._begun
         if begun is not None and begun.streamed is not None:
             return begun.streamed
-        body = request_body(self._connection, self._head.framing, route, self._connection.head_complete)
+        body = request_body(self.connection, self.head.framing, route, self.connection.head_complete)
         if begun is not None:
             body.begun(len(begun.body))
         return body
@@ -216,24 +223,24 @@ class Exchange:
     async def _turn_away(self, forward: Forward, body: RequestBody, wait: float) -> bool:
         """Its client sends too much. A small body is read first, so that the connection can go on: behind a
         balancer it carries other clients too."""
-        if not self._head.expect_continue:
-            await self._hold(body)
+        if not self.head.expect_continue:
+            await self.hold(body)
         return self._refuse(rate_refusal(forward, wait))
 
     def _refuse(self, refuse: Refuse) -> bool:
         self._runtime.counters.reject(refuse.reason)
         self._runtime.symptoms.cut_off(refuse.cls, refuse.status)
-        close = self._unread or self._connection.must_close(self._head.close, self._now())
-        answer = answer_refusal(refuse, self._head, self._runtime.clock.wall(), close=close)
-        self._connection.answer(answer)
-        self._record.own_answer(answer.status, refuse.reason, refuse.detail)
+        close = self._unread or self.connection.must_close(self.head.close, self._now())
+        answer = answer_refusal(refuse, self.head, self._runtime.clock.wall(), close=close)
+        self.connection.answer(answer)
+        self.record.own_answer(answer.status, refuse.reason, refuse.detail)
         return not answer.close
 
     async def _break_off(self, begun: Begun, answered: ResponseHead) -> bool:
         """Something has gone wrong while the fast path passed the answer on."""
         if begun.lease is not None:
-            self._record.leased(begun.lease)
-        self._record.answered(answered)
+            self.record.leased(begun.lease)
+        self.record.answered(answered)
         if begun.failure is not None:
             raise begun.failure
         if begun.pump is not None:
@@ -242,16 +249,27 @@ class Exchange:
 
     # Forwarding.
 
-    async def forward(self, forward: Forward, body: RequestBody, keeper: Keeper | None = None) -> bool:
-        """Ask the upstream and pass its answer on; ``keeper`` looks at it before."""
-        held = await self._hold(body)
-        rendered = render_request(self._head.method, forward.target, forward.fields)
+    async def _onward(self, forward: Forward, body: RequestBody) -> bool:
+        spooling = self._runtime.spooling
+        if spooling is not None and forward.route.spool is not SpoolMode.OFF:
+            return await spooling.take(self, forward, body)
+        return await self.forward(forward, body)
+
+    async def forward(
+        self, forward: Forward, body: RequestBody, keeper: Keeper | None = None, *, sick_fails: bool = False
+    ) -> bool:
+        """Ask the upstream and pass its answer on; ``keeper`` looks at it before. ``sick_fails``: one that
+        says that the upstream is ill is a failure."""
+        held = await self.hold(body)
+        rendered = render_request(self.head.method, forward.target, forward.fields)
         lease, answer = await self._ask(forward, body, rendered, held)
         # Now, not at the end: an answer may last for hours, and as the breaker's probe hold it open.
         lease.report(answer.status, None)
         try:
-            self._record.answered(answer)
-            self._runtime.symptoms.answered(self._head, forward, answer)
+            if sick_fails and answer.status in SICK:
+                raise sick_answer(answer.status)
+            self.record.answered(answer)
+            self._runtime.symptoms.answered(self.head, forward, answer)
             if answer.status == 101:
                 return await self._tunnel(forward, lease, answer)
             if keeper is None:
@@ -265,19 +283,32 @@ class Exchange:
             if not lease.exchange.over:
                 lease.exchange.abort()
             lease.release(lease.exchange.reusable)
-        return await self.tell(told, keeper.asked, forward)
+        return await tell(self, told, keeper.asked, forward)
 
-    async def _hold(self, body: RequestBody) -> bytes:
+    async def hold(self, body: RequestBody) -> bytes:
         """Read the body's first bytes before an upstream connection is taken: a slow client must not
         pin one, and what is wholly held can be sent again."""
         if self._begun is not None:
-            self._record.body_held()
-            return self._begun.body
-        if self._head.expect_continue and not self._connection.received and not body.done:
-            self._connection.write(_CONTINUE)
-        held = await body.hold(self._runtime.config.limits.held_body)
-        self._record.body_held()
-        return held
+            self.record.body_held()
+            self.held = self._begun.body
+            return self.held
+        if self.head.expect_continue and not self.connection.received and not body.done:
+            self.connection.write(_CONTINUE)
+        self.held = await body.hold(self._runtime.config.limits.held_body)
+        self.record.body_held()
+        return self.held
+
+    @property
+    def in_hand(self) -> bool:
+        """All of the request is here in ``held``, or still to come from the client; nobody was answered."""
+        begun = self._begun
+        sent_on = begun is not None and begun.streamed is not None and begun.lease is not None
+        return self._pump is None and not sent_on and not self.answering
+
+    def raise_begun(self) -> None:
+        """Raise what has gone wrong on the fast path."""
+        if self._begun is not None and self._begun.failure is not None:
+            raise self._begun.failure
 
     async def _ask(
         self, forward: Forward, body: RequestBody, rendered: bytes, held: bytes
@@ -299,10 +330,10 @@ class Exchange:
                     due=due,
                     connect_timeout=route.connect_timeout,
                     fresh=again,
-                    announced=self._connection.announcement(forward.client.ip),
+                    announced=self.connection.announcement(forward.client.ip),
                 )
             self._phase = Phase.ANSWER_HEAD
-            self._record.leased(lease)
+            self.record.leased(lease)
             try:
                 answer = await self._converse(forward, lease, body, rendered, held, due)
             except Failure as failure:
@@ -319,7 +350,7 @@ class Exchange:
                 lease.report(answer.status, None)
                 self._drop(lease)
             again = True
-            self._record.retries += 1
+            self.record.retries += 1
             self._runtime.counters.retries.add(route.upstream)
 
     @staticmethod
@@ -331,14 +362,14 @@ class Exchange:
         """A reused connection died unanswered: the upstream closed it before it read our request."""
         if failure.resend is not Resend.REUSED or not lease.reused or not whole:
             return False
-        return self._head.method in _SAFE_METHODS or forward.route.resend_held
+        return self.head.method in _SAFE_METHODS or forward.route.resend_held
 
     def _may_ask_again(self, forward: Forward, answer: ResponseHead, whole: bool) -> bool:
         """An SDK's read that a sick upstream refused is worth a second try."""
         return (
-            answer.status in _RETRIED_STATUSES
+            answer.status in SICK
             and forward.route.cls in _RETRIED_READS
-            and self._head.method in (b"GET", b"HEAD")
+            and self.head.method in (b"GET", b"HEAD")
             and whole
         )
 
@@ -349,14 +380,14 @@ class Exchange:
         begun, late = self._begun, late_answer
         if begun is not None and lease is begun.lease:
             if begun.streamed is None:
-                exchange.was_sent(self._head.method, complete=True)
+                exchange.was_sent(self.head.method, complete=True)
             if begun.failure is not None:
                 raise begun.failure
             if not begun.moving:
                 return await exchange.read_head(due, late)
         else:
             # Where the route allows no WebSocket the upgrade was left out, so a 101 would be unasked.
-            request = self._head
+            request = self.head
             if request.websocket and not forward.route.websocket:
                 request = replace(request, websocket=False)
             exchange.send_head(rendered, request, held, body.done)
@@ -381,7 +412,7 @@ class Exchange:
     # Answering.
 
     async def _relay(self, forward: Forward, lease: Lease, answer: ResponseHead, body: RequestBody) -> bool:
-        connection, head, exchange = self._connection, self._head, lease.exchange
+        connection, head, exchange = self.connection, self.head, lease.exchange
         if self._pump is not None:
             self._pump.add_done_callback(self._pump_failed)
         unbounded = answer.framing.kind in (FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE)
@@ -400,37 +431,15 @@ class Exchange:
         """The answer's head was written."""
         return self._phase in (Phase.ANSWER, Phase.TUNNEL)
 
-    async def tell(self, told: Told, asked: Asking, forward: Forward) -> bool:
-        """Answer from the cache; true: the connection may take another request."""
-        kept, head, now, connection = told.variant.kept, self._head, self._now(), self._connection
-        close = connection.must_close(head.close, now)
-        unchanged = not_modified(asked.fields, kept.head.fields)
-        rendered = told.variant.head(
-            head.method,
-            head.minor,
-            now,
-            self._runtime.tables.forwarding,
-            close=close,
-            not_modified=unchanged,
-            hsts=forward.hsts,
-        )
+    def answer_begins(self) -> None:
+        """From here on the client is being answered."""
         self._phase = Phase.ANSWER
-        bodiless = unchanged or head.method == b"HEAD"
-        body = b"" if bodiless else kept.body
-        self._runtime.counters.cache.add(told.result.value)
-        self._record.from_cache(304 if unchanged else 200, told.failure)
-        size = connection.write_limit
-        connection.write_both(rendered, body[:size])
-        for at in range(size, len(body), size):
-            await connection.drain(self._timeouts.write_stall, stuck_client)
-            connection.write(body[at : at + size])
-        return not close
 
     def _rendered(self, forward: Forward, answer: ResponseHead, *, close: bool) -> bytes:
         fields = response_fields(
             answer,
-            method=self._head.method,
-            minor=self._head.minor,
+            method=self.head.method,
+            minor=self.head.minor,
             close=close,
             date=http_date(self._runtime.clock.wall()),
             table=self._runtime.tables.forwarding,
@@ -442,44 +451,44 @@ class Exchange:
         """The request body broke while the answer was on its way already."""
         if not pump.cancelled() and (error := pump.exception()) is not None:
             if not isinstance(error, Failure):
-                self._record.bug(error)
+                self.record.bug(error)
                 error = Failure(Source.PROXY, "internal_error", 500, "the proxy failed on this request")
             self.stop(error)
 
     async def _tunnel(self, forward: Forward, lease: Lease, answer: ResponseHead) -> bool:
-        key = first_value(self._head.fields, b"sec-websocket-key") or b""
+        key = first_value(self.head.fields, b"sec-websocket-key") or b""
         if not websocket_accepts(key, answer):
             raise Failure(
                 Source.UPSTREAM, "bad_upgrade", 502, "the upstream's 101 is not a valid WebSocket answer"
             )
         self._phase = Phase.TUNNEL
-        self._connection.write(self._rendered(forward, answer, close=False))
+        self.connection.write(self._rendered(forward, answer, close=False))
         tunnel = Tunnel(
-            self._connection, lease.exchange.detach(), self._runtime.deadlines, self._timeouts.upgraded_idle
+            self.connection, lease.exchange.detach(), self._runtime.deadlines, self._timeouts.upgraded_idle
         )
         await tunnel.run()
-        self._record.tunnel_ended(tunnel.ended_by)
+        self.record.tunnel_ended(tunnel.ended_by)
         return False
 
     # Failing.
 
     def _fail(self, failure: Failure) -> bool:
         """Say it to the client if nothing was said yet; else cut."""
-        self._record.failed(failure, self._phase)
+        self.record.failed(failure, self._phase)
         self._runtime.counters.reject(failure.kind)
         self._runtime.symptoms.cut_off(self.cls, failure.status)
         if self._phase in (Phase.ANSWER, Phase.TUNNEL):
-            self._connection.cut()
+            self.connection.cut()
             return False
-        if failure.kind == "client_gone" or self._connection.lost:
-            self._connection.cut()
+        if failure.kind == "client_gone" or self.connection.lost:
+            self.connection.cut()
             return False
-        close = self._unread or self._connection.must_close(self._head.close, self._now())
+        close = self._unread or self.connection.must_close(self.head.close, self._now())
         answer = answer_failure(
-            failure, self._record.route, self._head, self._runtime.clock.wall(), close=close
+            failure, self.record.route, self.head, self._runtime.clock.wall(), close=close
         )
-        self._connection.answer(answer)
-        self._record.own_answer(answer.status, failure.kind, failure.detail)
+        self.connection.answer(answer)
+        self.record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 
     @staticmethod

@@ -98,11 +98,11 @@ class FastCache:
 
 def _question(shape: Shape, route: Route, target: bytes, head: bytes) -> Question | None:
     host = shape.way.opening[_BEFORE_HOST:-2]
-    asked = asking(b"GET", target, route.upstream, host, _fields(head))
+    asked = asking(b"GET", target, route.upstream, host, head_fields(head))
     return None if asked is None else Question(asked)
 
 
-def _fields(head: bytes) -> Fields:
-    """The lines of a head that has been judged already (wire/fasthead)."""
+def head_fields(head: bytes) -> Fields:
+    """Return the lines of a head that has been judged already (wire/fasthead)."""
     lines = head[:-4].split(b"\r\n")[1:]
     return tuple((name, value.strip(OWS)) for name, _, value in (line.partition(b":") for line in lines))

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Source
-from proxy.message import Framing, FramingKind
+from proxy.message import Framing, FramingKind, SpoolMode
 from proxy.net.lease import SICK
 from proxy.net.pieces import PIECE_BYTES
 from proxy.rules.answers import http_date
 from proxy.rules.routing import outgoing_target
 from proxy.serve.body import request_body
 from proxy.serve.exchange import Begun
-from proxy.serve.fastrecord import FastRecord, Stage
+from proxy.serve.fastrecord import Stage
+from proxy.serve.fastspool import FastSpool
 from proxy.serve.streaming import relay_rest, send_rest
 from proxy.wire.fasthead import Unfit, read_request_line
 from proxy.wire.heads import read_request
@@ -54,34 +55,27 @@ PUMP_TURNS = 3
 """Turns of the event loop from the last byte that is moved until the end of the task that moved it."""
 
 
-class FastExchange(FastRecord):
+class FastExchange(FastSpool):
     """The fast exchanges of one connection, one after the other."""
 
     __slots__ = (
         "_answer",
         "_bytes_out",
         "_close",
-        "_data",
         "_due",
         "_lease",
         "_leasing",
-        "_length_line",
-        "_minor",
         "_pump",
-        "_size",
         "_streamed",
         "_upstream",
         "_wanted",
-        "stage",
     )
 
     def __init__(self, path: FastPath, connection: Connection) -> None:
         super().__init__(path, connection)
-        self.stage = Stage.FREE
         self._upstream: UpstreamConnection | None = None
         self._lease: Lease | None = None
         self._leasing: asyncio.Task[Lease] | None = None
-        self._data = b""
         self._streamed: RequestBody | None = None
         """The body, if it is larger than what is held."""
         self._pump: asyncio.Task[None] | None = None
@@ -90,9 +84,6 @@ class FastExchange(FastRecord):
         """What the client has been given the head and some of the body of."""
         self._close = False
         self._bytes_out = 0
-        self._length_line: bytes
-        self._minor: int
-        self._size: int
         self._wanted: int
         self._due: float
 
@@ -194,6 +185,8 @@ class FastExchange(FastRecord):
         self._asked = self._sent = now
         if self._method == b"GET" and self._path.cache is not None and self._asks(self._path.cache, now):
             return
+        if self._route.spool is SpoolMode.FIRST and self._keep(data):
+            return
         if len(data) < self._whole:
             framing = Framing(FramingKind.LENGTH, self._whole - self._size)
             self._streamed = request_body(self._connection, framing, self._route, self._complete)
@@ -252,31 +245,13 @@ class FastExchange(FastRecord):
             )
 
     def _send(self, upstream: UpstreamConnection) -> None:
-        shape, data = self._shape, self._data
-        way = shape.way
+        data = self._data
         self.stage = Stage.SENT
         self._upstream = upstream
         self._connection.due = self._due
         upstream.taker = self
-        self._runtime.outbox.put(
-            upstream,
-            b"".join(
-                (
-                    self._method,
-                    b" ",
-                    self._target if not self._route.cut else outgoing_target(self._route, self._target),
-                    way.opening,
-                    shape.before,
-                    self._length_line,
-                    shape.after,
-                    shape.client.line,
-                    way.before_id,
-                    self._request_id.encode(),
-                    way.after_id,
-                    data[self._size :] if self._streamed is None else memoryview(data)[self._size :],
-                )
-            ),
-        )
+        body = data[self._size :] if self._streamed is None else memoryview(data)[self._size :]
+        self._runtime.outbox.put(upstream, b"".join((*self._head_parts(), body)))
         if self._streamed is not None:
             self._send_rest(self._streamed, upstream)
 

@@ -136,12 +136,14 @@ class Shape(Lines):
     """A header block (all lines but the request line and Content-Length) from one peer, and what is said of
     it. ``named_id`` is the request id that a trusted peer gave."""
 
-    __slots__ = ("client", "close", "named_id", "questions", "way")
+    __slots__ = ("client", "close", "kept", "named_id", "questions", "way")
 
     way: Way
     client: Client
     close: bool
     named_id: str
+    kept: dict[bool, tuple[bytes, bytes]]
+    """What it is answered where it is kept (serve/fastspool.py), by whether its connection ends."""
     questions: dict[bytes, Question | None] | None
     """What it asks the asset cache, by target (serve/fastcache.py)."""
 
@@ -160,9 +162,9 @@ class Outcome:
         self.waits = counters.upstream_durations.of(record.upstream)
 
 
-OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool]"
-"""Listener, method, path, host, status, the upstream's address (empty: the cache answered), retries, was its
-connection reused."""
+OutcomeKey: TypeAlias = "tuple[str, bytes, bytes, bytes, int, str, int, bool, str]"
+"""Listener, method, path, host, status, the upstream's address (empty: none was asked), retries, was its
+connection reused, who answered."""
 
 
 class FastPath:
@@ -247,6 +249,7 @@ class FastPath:
                 return "host"
             shape.way = way
             shape.questions = None
+            shape.kept = {}
             shape.client = way.client or self._named(connection, way, shape.chain)
             shape.close = minor == 0 if shape.connection is None else shape.connection is Mark.CLOSE
             shape.named_id = (named_request_id(shape.ids) or "") if shape.ids and way.trusted else ""
@@ -363,7 +366,7 @@ class FastPath:
 
     def outcome(self, key: OutcomeKey, route: Route) -> Outcome:
         """Return what is said of exchanges that are alike, for a key that is not in ``outcomes``."""
-        listener, method, path, host, status, address, retries, reused = key
+        listener, method, path, host, status, address, retries, reused, origin = key
         record = AccessRecord(
             listener=listener,
             method=method,
@@ -375,7 +378,7 @@ class FastPath:
             upstream_addr=address,
             status=status,
             upstream_status=status if address else 0,
-            origin="upstream" if address else "cache",
+            origin=origin,
             retries=retries,
             reused=reused,
         )

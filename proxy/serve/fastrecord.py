@@ -37,6 +37,7 @@ class Stage(enum.Enum):
     SENT = "sent"
     PASSING = "passing"
     HANDING = "handing"
+    KEEPING = "keeping"
 
 
 class FastRecord:
@@ -103,6 +104,7 @@ class FastRecord:
             upstream.address,
             retries,
             upstream.served > 1,
+            "upstream",
         )
         total = now - self._started
         if lease is None and self._sent == self._started:
@@ -121,10 +123,17 @@ class FastRecord:
         head = cache.head(found, minor, now, close=close, hsts=shape.way.answers.hsts)
         connection.write_both(head, found.body)
         self._runtime.counters.cache.count(_HIT)
-        key = (connection.listener, self._method, self._target_path, shape.host, found.status, "", 0, False)
-        times = f'"t_head":{self._complete - self._started:.6f},{_NOT_ASKED}{now - self._started:.6f}'
+        key, times = self._unasked_key(found.status, "cache"), self._unasked_times(now)
         self._write(key, len(head) + len(found.body), now, times)
         connection.fast_done(keep=not close, now=now)
+
+    def _unasked_key(self, status: int, origin: str) -> OutcomeKey:
+        """``origin``: who answered, as no upstream was asked."""
+        connection, path, host = self._connection, self._target_path, self._shape.host
+        return (connection.listener, self._method, path, host, status, "", 0, False, origin)
+
+    def _unasked_times(self, now: float) -> str:
+        return f'"t_head":{self._complete - self._started:.6f},{_NOT_ASKED}{now - self._started:.6f}'
 
     def _write(self, key: OutcomeKey, sent: int, now: float, times: str, waited: float | None = None) -> None:
         runtime, shape = self._runtime, self._shape

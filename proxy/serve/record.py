@@ -95,6 +95,14 @@ class Record:
         if failure:
             line.error = f"stale: {failure}"
 
+    def from_spool(self, status: int, failure: Failure | None) -> None:
+        """The request was kept for later; ``failure``: why PostHog did not take it."""
+        line = self._line
+        line.status, line.origin = status, "spool"
+        if failure is not None:
+            line.error = f"kept: {failure.kind}: {failure.detail}"
+            self._runtime.counters.failures.add(line.upstream, failure.kind)
+
     def own_answer(self, status: int, reason: str, detail: str) -> None:
         """The proxy answered by itself."""
         line = self._line

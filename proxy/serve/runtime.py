@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from proxy.serve.connection import Connection
     from proxy.serve.fastpath import FastPath
     from proxy.serve.passage import Passage
+    from proxy.serve.spooling import Spooling
 
 
 def request_ids() -> Callable[[], str]:
@@ -83,6 +84,8 @@ class Runtime:
     tls: ServerTls | None = None
     """Where a listener speaks TLS."""
     cache: AssetCache | None = None
+    spooling: Spooling | None = None
+    """Where requests that PostHog did not take are kept."""
     symptoms: Symptoms = field(init=False)
     log_level: LogLevel = field(init=False)
     """What the error log keeps; changed while running."""

@@ -79,6 +79,11 @@ def late_answer() -> Failure:
     return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
 
 
+def sick_answer(status: int) -> Failure:
+    """The upstream's answer says that it is ill (``lease.SICK``)."""
+    return Failure(Source.UPSTREAM, "sick_answer", status, f"the upstream answered {status}")
+
+
 def stuck_upstream() -> Failure:
     """The upstream takes nothing more of the request."""
     return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")

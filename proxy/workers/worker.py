@@ -25,6 +25,7 @@ from proxy.net.listen import Listener
 from proxy.observe.turns import Turns
 from proxy.observe.writer import Logs
 from proxy.server import Proxy
+from proxy.workers import worker_count
 from proxy.workers.channel import (
     Accept,
     Alive,
@@ -144,6 +145,8 @@ async def work(number: int, config: Config, channel: Channel, turns: Turns) -> N
             access_sink=logs.access,
             error_sink=logs.errors,
             error_fields={"worker": number},
+            worker=number,
+            share=worker_count(config),
         )
         worker = Worker(channel, proxy)
         async with proxy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -209,3 +210,14 @@ def generated(generator: str, rate: str, load: Load, folder: Path) -> dict[str, 
             run([*argv, str(load.connections), str(folder / "requests")], core=core, timeout=30)
         )
     return said
+
+
+def test_what_the_spool_costs(tmp_path: Path) -> None:
+    words = ["--rate", "300", "--seconds", "0.5", "--directory", str(tmp_path)]
+    with Process([sys.executable, "-m", "benchmarks.spool", *words], name="benchmark") as process:
+        assert process.wait() == 0, process.report()
+        said = "\n".join(process.stdout)
+    assert re.search(r"appended 15\d at 300/s, refused 0; .* µs CPU each", said)
+    assert re.search(r"acknowledged after p50 .* p99 .* ms", said)
+    assert re.search(r"read and deleted 15\d at \d+/s", said)
+    assert not list(tmp_path.iterdir())

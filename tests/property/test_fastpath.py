@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
@@ -18,6 +18,9 @@ from proxy.serve.connection import State
 from proxy.serve.fastrecord import Stage
 from tests.support.odd_heads import request_heads
 from tests.support.scripted import Scripted, without_ports
+
+if TYPE_CHECKING:
+    from tests.support.keeping import Kept
 
 # --- requests ------------------------------------------------------------------------------------
 
@@ -343,13 +346,19 @@ class Seen:
 
 
 async def watch(
-    stream: bytes, cuts: list[int], script: list[Any], config: dict[str, Any], *, fast: bool
+    stream: bytes,
+    cuts: list[int],
+    script: list[Any],
+    config: dict[str, Any],
+    *,
+    fast: bool,
+    keeper: Kept | None = None,
 ) -> Seen:
-    """Let one proxy be told all this."""
+    """Let one proxy be told all this. ``keeper``: its spool."""
     others = {key: value for key, value in config.items() if key != "host"}
     upstreams = {"default": {"host": config["host"]}}
     seen = Seen()
-    async with Scripted(script, fast_path=fast, upstreams=upstreams, **others) as play:
+    async with Scripted(script, keeper=keeper, fast_path=fast, upstreams=upstreams, **others) as play:
         address = play.proxy.addresses[0]
         assert isinstance(address, TcpAddress)
         reader, writer = await asyncio.open_connection(address.host, address.port)

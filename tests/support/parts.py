@@ -1,7 +1,7 @@
 """The real programs that tests talk to: how each one is found, and how to get it.
 
 A test names what it needs: ``@pytest.mark.needs("nginx", "curl")``; ``find("nginx")`` gives its path.
-``python tests/support/parts.py`` prints what is missing, one name a line.
+``python -m tests.support.parts`` prints what is missing, one name a line.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,10 +38,12 @@ SEARCH_PATH = os.pathsep.join(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``find`` gives where the part is, or ``None``; ``get`` is the command that brings it."""
+    """``find`` gives where the part is, or ``None``; ``get`` is the command that brings it; ``refusal`` gives
+    the reason why no command can bring it here, or ``None``."""
 
     find: Callable[[], str | None]
     get: str
+    refusal: Callable[[], str | None] = lambda: None
 
 
 def _program(name: str, package: str) -> Part:
@@ -68,9 +72,28 @@ def _node() -> str | None:
     return None
 
 
+def _machine() -> str | None:
+    return str(machine.IMAGE) if machine.is_made() else None
+
+
 def _module(name: str) -> Part:
     folder = NODE_MODULES / name
     return Part(lambda: str(folder) if (folder / "package.json").is_file() else None, "make provision")
+
+
+def _mounts() -> str | None:
+    """`unshare`, where it may mount a file system that nobody else sees."""
+    return None if _no_mounts() else shutil.which("unshare", path=SEARCH_PATH)
+
+
+@functools.cache
+def _no_mounts() -> str | None:
+    unshare = shutil.which("unshare", path=SEARCH_PATH)
+    if unshare is None:
+        return "there is no unshare(1)"
+    mount = [unshare, "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]
+    tried = subprocess.run(mount, capture_output=True, text=True, check=False)
+    return f"the kernel lets nobody mount here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 PARTS = {
@@ -84,6 +107,10 @@ PARTS = {
     "htpasswd": _program("htpasswd", "apache2-utils"),
     "wrk": _program("wrk", "wrk"),
     "node": Part(_node, "make provision (or install Node.js 20 or later)"),
+    "mounts": Part(_mounts, "root, or a kernel with unprivileged user namespaces", _no_mounts),
+    "systemd-nspawn": _program("systemd-nspawn", "systemd-container"),
+    "mmdebstrap": _program("mmdebstrap", "mmdebstrap"),
+    "machine": Part(_machine, "make provision, as root (a Debian of 250 MB)", machine.refusal),
     "posthog-js": _module("posthog-js"),
     "posthog-node": _module("posthog-node"),
 }
@@ -100,6 +127,12 @@ def find(name: str) -> str:
     path = path_of(name)
     assert path is not None, f"{name} is missing: {PARTS[name].get}"
     return path
+
+
+@functools.cache
+def refusal_of(name: str) -> str | None:
+    """Why the part cannot be had on this machine, whatever is installed; ``None`` if it can."""
+    return PARTS[name].refusal()
 
 
 def missing() -> list[str]:

@@ -19,6 +19,8 @@ from tests.support.clock import HandClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from tests.support.keeping import Kept
+
 PATIENCE = 10.0
 """Seconds of real time after which a test that waits in vain fails."""
 
@@ -94,8 +96,9 @@ class Actor:
 class Play:
     """The stage: ``client()`` connects to the proxy, ``upstream()`` is the next connection it makes."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, *, keeper: Kept | None = None, **config: Any) -> None:
         self.clock = HandClock()
+        self.keeper = keeper
         self.access = bytearray()
         self.errors = bytearray()
         self._config: Mapping[str, Any] = config
@@ -113,6 +116,7 @@ class Play:
             clock=self.clock,
             access_sink=self.access.extend,
             error_sink=self.errors.extend,
+            keeper=self.keeper,
         )
         await self.proxy.start()
         return self

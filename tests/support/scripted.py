@@ -17,6 +17,8 @@ from tests.support.play import Play
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.support.keeping import Kept
+
 _OWN_PORTS = re.compile(rb"127\.0\.0\.1:\d+|X-Forwarded-Port: \d+")
 _TIMES = ("ts", "t_head", "t_body", "t_queue", "t_connect", "t_first_byte", "t_total")
 _OF_ITS_OWN = (*_TIMES, "listener", "upstream_addr")
@@ -35,8 +37,10 @@ class Scripted(Play):
     tuple, in pieces, each when the proxy has read the one before; an empty piece is the connection's end.
     ``up``: the requests that have reached the upstream, in order, with their framing."""
 
-    def __init__(self, script: Sequence[bytes | tuple[bytes, ...]], **config: Any) -> None:
-        super().__init__(**config)
+    def __init__(
+        self, script: Sequence[bytes | tuple[bytes, ...]], *, keeper: Kept | None = None, **config: Any
+    ) -> None:
+        super().__init__(keeper=keeper, **config)
         self.up: list[bytes] = []
         self._answers = itertools.cycle(script)
 

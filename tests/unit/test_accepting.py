@@ -16,6 +16,7 @@ from proxy.rules.announcing import Announcement
 from proxy.server import Proxy
 from proxy.wire.proxyproto import LOCAL, encode_header
 from tests.support.play import Actor, Play
+from tests.support.turning import turns
 from tests.unit.test_serve_exchange import EVENT, GET, OK
 
 if TYPE_CHECKING:
@@ -169,8 +170,13 @@ async def test_a_drain_closes_the_door_and_turns_guests_away() -> None:
     async with before() as play:
         client = await play.client()
         await play.until(lambda: len(play.proxy._runtime.guests) == 1)
-        await play.proxy.drain()
+        draining = asyncio.create_task(play.proxy.drain())
+        await turns()
+        play.turn(0.9)
+        assert play.proxy._runtime.guests
+        play.turn(0.1)
         assert await client.hear_end() == b""
+        await draining
         with pytest.raises(OSError):
             await play.client()
 

@@ -80,6 +80,12 @@ def test_check_says_who_is_trusted(
     assert f"trusted proxies: {trusted}\n" in capsys.readouterr().out
 
 
+def test_check_says_where_the_spool_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    spool = ("--spool", str(tmp_path), "--spool-mode", "first")
+    assert cli.main(["check", *UPSTREAM, *spool]) == 0
+    assert f"spool: {tmp_path} (first)" in capsys.readouterr().out.splitlines()
+
+
 def test_check_says_how_many_workers_auto_means_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", *UPSTREAM, "--workers", "auto"]) == 0
     assert f"workers: {len(os.sched_getaffinity(0))}\n" in capsys.readouterr().out

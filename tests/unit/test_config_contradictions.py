@@ -114,6 +114,23 @@ def problems(**mapping: Any) -> list[str]:
             {"listeners": [{"address": "web:1", "upstream": "default"}]},
             'listeners[0].upstream = "default": only means something with mode = "tcp"',
         ),
+        ({"spool": {"mode": "first"}}, 'spool.mode = "first": means nothing without spool.directory'),
+        (
+            {"routes": [{"path": "/e", "spool": "first"}]},
+            'file: routes[0].spool = "first": means nothing without spool.directory',
+        ),
+        (
+            {"spool": {"directory": "/v"}, "routes": [{"path": "/i/v1/*", "spool": "fallback"}]},
+            'routes[0].spool = "fallback": is only for v0 ingest and replay',
+        ),
+        (
+            {"spool": {"directory": "/v"}, "routes": [{"path": "/e", "cls": "flags", "spool": "first"}]},
+            'routes[0].spool = "first": is only for v0 ingest and replay',
+        ),
+        (
+            {"spool": {"directory": "/v"}, "routes": [{"path": "/mine", "spool": "first"}]},
+            'routes[0].spool = "first": is only for v0 ingest and replay',
+        ),
     ],
 )
 def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: str) -> None:
@@ -128,6 +145,16 @@ def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: 
         {"listen": ["127.0.0.1:0", "127.0.0.1:0"]},
         {"routes": [{"path": "/a", "upstream": "default"}, {"path": "/a*"}]},
         {"health": {"open_min": 60, "open_max": 60}},
+        {"spool": {"mode": "off"}, "routes": [{"path": "/flags", "spool": "off"}]},
+        {
+            "spool": {"directory": "/v"},
+            "routes": [
+                {"path": "/*", "spool": "first"},
+                {"path": "/s/*", "spool": "first"},
+                {"path": "/batch/", "spool": "first"},
+                {"path": "/mine", "cls": "ingest_v0", "spool": "first"},
+            ],
+        },
         {"upstreams": {"default": {**SECURE, "server_name": "x", "insecure": True}}},
     ],
 )

@@ -139,3 +139,9 @@ def test_nearest_looks_at_a_bounded_part_of_a_long_path() -> None:
 def test_closest_word() -> None:
     assert keys.closest_word("replya", ["default", "replay"]) == "replay"
     assert keys.closest_word("x", ["default", "replay"]) is None
+
+
+def test_what_cannot_be_printed_is_not_repeated() -> None:
+    found = keys.nearest("[000000000000000\x1f")
+    assert found is not None
+    assert found.isprintable()

@@ -132,6 +132,7 @@ def test_names_and_paths() -> None:
     assert notation.upstream_name("replay-capture_2") == "replay-capture_2"
     assert [notation.sink(word) for word in ("stdout", "off", "./a.log")] == ["stdout", "off", "./a.log"]
     assert notation.file_path("ca.pem") == "ca.pem"
+    assert notation.directory("./spool") == "./spool"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,8 @@ def test_names_and_paths() -> None:
         (notation.sink, "", "stdout, stderr, off"),
         (notation.sink, "/var/log/", "stdout, stderr, off"),
         (notation.file_path, "", "file's path"),
+        (notation.directory, "", "a / in it"),
+        (notation.directory, "fallback", "a / in it"),
     ],
 )
 def test_a_wrong_text_says_what_would_be_right(read: Callable[[str], object], text: str, reason: str) -> None:

@@ -15,10 +15,11 @@ from proxy.config.schema import (
     ForwardingConfig,
     LimitsConfig,
     RouteConfig,
+    SpoolConfig,
     TimeoutsConfig,
 )
 from proxy.errors import ConfigError
-from proxy.message import Access, EndpointClass, Route
+from proxy.message import Access, EndpointClass, Route, SpoolMode
 from proxy.rules.routing import Mismatch, RoutingTable, canonical, outgoing_target
 
 TABLE = RoutingTable.of(Config())
@@ -188,9 +189,9 @@ class TestWhatHoldsForAClass:
     @pytest.mark.parametrize(
         ("target", "flags"),
         [
-            ("/e", "resend_held spoolable fast"),
+            ("/e", "resend_held fast"),
             ("/i/v1/logs", "resend_held fast"),
-            ("/s", "resend_held spoolable fast"),
+            ("/s", "resend_held fast"),
             ("/flags", "resend_held fast"),
             ("/static/x.js", "fast"),
             ("/flags/definitions", "fast"),
@@ -202,8 +203,36 @@ class TestWhatHoldsForAClass:
     )
     def test_what_is_allowed(self, target: str, flags: str) -> None:
         found = route(target)
-        names = ("resend_held", "websocket", "spoolable", "fast")
+        names = ("resend_held", "websocket", "fast")
         assert " ".join(name for name in names if getattr(found, name)) == flags
+
+
+class TestSpool:
+    SPOOL = SpoolConfig(directory="/var/spool/x")
+
+    @pytest.mark.parametrize(
+        ("target", "kept"),
+        [("/e", True), ("/batch/", True), ("/s/", True), ("/i/v1/logs", False), ("/flags", False),
+         ("/api/users", False)],
+    )  # fmt: skip
+    def test_only_v0_ingest_and_replay_are_kept(self, target: str, kept: bool) -> None:
+        table = RoutingTable.of(Config(spool=self.SPOOL))
+        assert route(target, table).spool is (SpoolMode.FALLBACK if kept else SpoolMode.OFF)
+        assert route(target).spool is SpoolMode.OFF
+
+    def test_fallback_waits_less_for_the_answer_than_an_sdk_does(self) -> None:
+        assert route("/e").first_byte_timeout == 30
+        assert route("/e", RoutingTable.of(Config(spool=self.SPOOL))).first_byte_timeout == 8
+        first = replace(self.SPOOL, mode=SpoolMode.FIRST)
+        assert route("/e", RoutingTable.of(Config(spool=first))).first_byte_timeout == 30
+        hurried = Config(spool=self.SPOOL, timeouts=TimeoutsConfig(first_byte_ingest=2))
+        assert route("/e", RoutingTable.of(hurried)).first_byte_timeout == 2
+
+    def test_a_route_has_its_own_mode_where_it_may(self) -> None:
+        routes = (RouteConfig("/*", spool=SpoolMode.FIRST), RouteConfig("/s/*", spool=SpoolMode.OFF))
+        table = RoutingTable.of(Config(spool=self.SPOOL, routes=routes))
+        modes = [route(target, table).spool for target in ("/e", "/s/", "/i/v1/logs")]
+        assert modes == [SpoolMode.FIRST, SpoolMode.OFF, SpoolMode.OFF]
 
 
 def configured(*routes: RouteConfig) -> RoutingTable:

@@ -376,7 +376,7 @@ class TestClients:
 
 
 class TestLogLines:
-    KEY = ("0.0.0.0:8000", b"POST", b"/e/", b"ph.example", 200, "127.0.0.1:1", 0, True)
+    KEY = ("0.0.0.0:8000", b"POST", b"/e/", b"ph.example", 200, "127.0.0.1:1", 0, True, "upstream")
 
     def other(self, place: int, value: object) -> Any:
         return (*self.KEY[:place], value, *self.KEY[place + 1 :])
@@ -385,7 +385,9 @@ class TestLogLines:
         it = Readers()
         keys = [
             self.KEY,
-            *map(self.other, range(8), ("unix:/x", b"GET", b"/e", b"b", 400, "127.0.0.1:2", 1, False)),
+            *map(
+                self.other, range(9), ("unix:/x", b"GET", b"/e", b"b", 400, "127.0.0.1:2", 1, False, "spool")
+            ),
         ]
         outcomes = [it.fast.outcome(key, it.route()) for key in keys]
         assert all(outcome.parts is not None and outcome.record is None for outcome in outcomes)

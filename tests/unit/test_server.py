@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 import proxy
 from proxy.config.load import config_from
 from proxy.config.schema import LogLevel, TcpAddress
 from proxy.net.listen import bind
 from proxy.observe.metrics import Counters
-from tests.support.play import Actor, Play
+from tests.support.play import PATIENCE, Actor, Play
 from tests.support.turning import turns, until
 from tests.unit.test_serve_exchange import EVENT, GET, OK, handshake
 
@@ -54,6 +55,7 @@ async def test_a_drain_lets_exchanges_end_and_closes_idle_connections_at_once() 
         upstream = await play.upstream()
         await upstream.hear_head()
         await play.until(lambda: len(play.proxy.connections) == 2)
+        play.clock.now += 1
         draining = asyncio.create_task(play.proxy.drain())
         assert await idle.hear_end() == b""
         with pytest.raises(OSError):
@@ -64,6 +66,46 @@ async def test_a_drain_lets_exchanges_end_and_closes_idle_connections_at_once() 
         assert b"Connection: close\r\n" in head
         await draining
         assert not play.proxy.connections
+
+
+async def test_a_drain_waits_a_second_for_the_first_request_of_a_new_connection() -> None:
+    async with Play() as play:
+        asking, silent = await play.client(), await play.client()
+        await play.until(lambda: len(play.proxy.connections) == 2)
+        draining = asyncio.create_task(play.proxy.drain())
+        await turns()
+        asking.say(GET)
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        upstream.say(OK)
+        assert b"Connection: close\r\n" in (await asking.hear_answer())[1]
+        assert await asking.hear_end() == b""
+        assert not draining.done()
+        play.turn(1)
+        assert await silent.hear_end() == b""
+        await draining
+
+
+@pytest.mark.both_loops
+def test_what_was_accepted_as_the_drain_began_is_served() -> None:
+    """asyncio's own loop cannot do it: it drops what it has accepted when its server closes."""
+
+    async def scene() -> bytes:
+        async with Play() as play:
+            address = play.proxy.addresses[0]
+            assert isinstance(address, TcpAddress)
+            with socket.create_connection((address.host, address.port), timeout=PATIENCE) as client:
+                client.sendall(GET)
+                # It is accepted before the drain's first turn, but a connection only after it.
+                draining = asyncio.create_task(play.proxy.drain())
+                upstream = await play.upstream()
+                await upstream.hear_head()
+                upstream.say(OK)
+                await draining
+                return client.recv(4096)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(scene()).startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_a_drain_ends_streams_first_and_cuts_the_rest_at_its_end() -> None:
@@ -79,7 +121,7 @@ async def test_a_drain_ends_streams_first_and_cuts_the_rest_at_its_end() -> None
         other = await play.upstream()
         await other.hear_head()
         draining = asyncio.create_task(play.proxy.drain())
-        await asyncio.sleep(0)
+        await turns()
         play.turn(4)
         assert len(play.proxy.connections) == 2
         play.turn(2)
@@ -233,6 +275,7 @@ async def test_a_handover_keeps_the_sockets_and_lets_idle_connections_ask_once_m
 async def test_a_stop_after_a_handover_waits_for_nobody_idle() -> None:
     async with Play() as play, taking_over(play) as (one, two, listener):
         idle = await connected(listener, one)
+        play.clock.now += 1
         await two.listen_on([listener])
         handing_over = asyncio.create_task(one.drain(handover=True))
         await asyncio.sleep(0)
@@ -268,13 +311,14 @@ async def test_whoever_comes_while_connections_are_closed_is_closed_unless_it_as
         await busy.hear_head()
         await two.listen_on([listener])
         draining = asyncio.create_task(one.drain(handover=True))
-        await asyncio.sleep(0)
+        await turns()
         play.clock.now += 1
         one.sweep()
         await asyncio.sleep(0)
         upstream.say(OK[-1:])
         assert await busy.hear_some(15) == b'{"status":"Ok"}'
         await until(lambda: all(connection.idle for connection in one.connections))
+        play.clock.now += 1
         one.sweep()
         assert await busy.hear_end() == b""
         await draining

@@ -145,6 +145,7 @@ async def test_it_hands_over_then_stops_and_ends_when_nobody_is_left(
         parent.channel.send(Accept([1]))
         async with await connected(bound) as client:
             await until(lambda: len(proxy.connections) == 1)
+            play.clock.now += 1  # it is not new any more
             parent.channel.send(Drain(handover=True))
             await until(lambda: parent.kinds() == [Ready, Retired])
             parent.hand(2, bound)
@@ -178,6 +179,7 @@ async def test_it_drains_and_ends_when_the_parent_is_gone(listener: Callable[[],
         parent.channel.send(Accept([1]))
         async with await connected(bound) as client:
             await until(lambda: len(proxy.connections) == 1)
+            play.clock.now += 1  # it is not new any more
             bound.close()
             parent.channel.close()
             assert await client.hear_end() == b""

@@ -1,0 +1,1 @@
+"""Requests that PostHog could not take: kept on disk, delivered later."""

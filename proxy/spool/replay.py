@@ -1,0 +1,397 @@
+"""Delivering what was kept: oldest first, behind live traffic, at least once.
+
+::
+
+    nothing kept ─▶ wait for ``wake``
+    kept ─▶ a window of the oldest ─▶ all of it delivered ─▶ the next window
+                  │ the upstream is ill, late, away, or says 429
+                  ▼
+            pause (doubling, or as long as it said) ─▶ one record as a probe ─▶ …
+
+Requests of one client go one after the other, those of different clients side by side: at first one, then
+twice as many after each window that went well, up to ``MOST_IN_FLIGHT``. When deliveries become slower, or
+live requests wait for a connection, half as many: what was kept has time. A record goes with a 2xx; one that
+PostHog refuses for good becomes a dead letter; anything else stays where it is. Between a 2xx and the disk's
+word that the record is gone the process may end: then PostHog hears it twice, and tells by the uuid.
+
+Memory: ``WINDOW`` records with bodies of `spool.piece` at most, and for each that is in flight the body up to
+``CORRECTED_BYTES``; larger ones go in pieces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from proxy.clock import NEVER
+from proxy.errors import Failure, Source
+from proxy.message import first_value
+from proxy.rules.caching import is_html
+from proxy.spool.record import SpoolFailed, SpoolFull
+from proxy.wire.heads import read_request
+from proxy.wire.strict import HeadLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from proxy.clock import Deadlines
+    from proxy.config.schema import TimeoutsConfig
+    from proxy.message import ResponseHead
+    from proxy.net.lease import Lease
+    from proxy.net.pool import UpstreamPool
+    from proxy.spool.record import Keeper, RecordId, Stored
+
+WINDOW = 64
+"""Records that are read at a time."""
+
+MOST_IN_FLIGHT = 16
+"""Requests that are being delivered at a time, to one upstream by one process."""
+
+CORRECTED_BYTES = 1024 * 1024
+"""Bodies up to this are corrected (rules/lateness.py); of larger ones only the head is."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds until the next try after a failure; doubled each time."""
+
+MOST_ATTEMPTS = 50
+"""Tries after which a request that fails by itself, while its upstream can be reached, is a dead letter."""
+
+SLOWER = 2.0
+"""So many times the usual time of a delivery means that the upstream has too much to do."""
+
+_REFUSED = frozenset({400, 401, 403, 404, 405, 410, 411, 413, 414, 415, 422, 431})
+"""What no further try would change."""
+
+_ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
+"""The head was judged when it came."""
+
+_MOST_OF_AN_ANSWER = 64 * 1024
+
+Correct: TypeAlias = "Callable[[bytes, bytes | None, float], tuple[bytes, bytes | None]]"
+"""Head, body (``None``: it is too large) and seconds of delay to the head and body to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of a delivery, for counters: ``outcome`` is delivered, refused or postponed."""
+
+    upstream: str
+    outcome: str
+    detail: str = ""
+
+
+class Ill(Exception):
+    """The upstream takes nothing now. ``wait``: seconds, where it or the pool said so."""
+
+    def __init__(self, detail: str, wait: float | None = None) -> None:
+        super().__init__(detail)
+        self.wait = wait
+
+
+class Replay:
+    """Delivers from one keeper to all upstreams of one process.
+
+    :param default: the upstream that takes what was kept for one that is no longer configured.
+    :param correct: puts right the times in a request that is late.
+    :param tell: told of each delivery.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        pools: Mapping[str, UpstreamPool],
+        default: str,
+        deadlines: Deadlines,
+        timeouts: TimeoutsConfig,
+        *,
+        correct: Correct,
+        tell: Callable[[Told], None],
+    ) -> None:
+        self._keeper = keeper
+        self._pools = pools
+        self._default = default
+        self._shared = (deadlines, timeouts, correct, tell)
+        self._feeders = {name: self._feeder(name) for name in pools}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Replay {list(self._feeders.values())!r}>"
+
+    def start(self) -> None:
+        """Begin with what is there."""
+        self.wake()
+        for name, feeder in self._feeders.items():
+            if name not in self._tasks:
+                self._tasks[name] = asyncio.get_running_loop().create_task(feeder.run())
+
+    def wake(self) -> None:
+        """Something was kept, or adopted."""
+        for feeder in self._feeders.values():
+            feeder.wake()
+
+    def look(self) -> None:
+        """Look for records of upstreams that are no longer configured, every now and then."""
+        for name in self._keeper.figures().upstreams.keys() - self._feeders.keys():
+            self._feeders[name] = self._feeder(name)
+        self.start()
+
+    def _feeder(self, name: str) -> Feeder:
+        pool = self._pools.get(name) or self._pools[self._default]
+        return Feeder(name, self._keeper, pool, *self._shared)
+
+    def now(self) -> None:
+        """Do not wait for the end of a pause: an operator wishes it."""
+        for feeder in self._feeders.values():
+            feeder.wake(at_once=True)
+
+    async def stop(self) -> None:
+        """Stop where it is; what is in flight was not delivered, as far as is known."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+
+class Feeder:
+    """The delivery to one upstream."""
+
+    def __init__(
+        self,
+        name: str,
+        keeper: Keeper,
+        pool: UpstreamPool,
+        deadlines: Deadlines,
+        timeouts: TimeoutsConfig,
+        correct: Correct,
+        tell: Callable[[Told], None],
+    ) -> None:
+        self.name = name
+        self.in_flight = 1
+        self.pause = 0.0
+        self._keeper = keeper
+        self._pool = pool
+        self._deadlines = deadlines
+        self._timeouts = timeouts
+        self._correct = correct
+        self._tell = tell
+        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._pausing = False
+        self._usual: float | None = None
+        self._slowest = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Feeder {self.name} in_flight={self.in_flight} pause={self.pause}>"
+
+    def wake(self, *, at_once: bool = False) -> None:
+        """There may be something to deliver. ``at_once``: also from a pause."""
+        self._woken = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and (at_once or not self._pausing):
+            waiter.set_result(None)
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        while True:
+            if not self._woken:
+                await self._wait(NEVER)
+            self._woken = False
+            try:
+                while await self._window():
+                    pass
+            except Ill as ill:
+                self._woken = True
+                await self._pause(ill.wait)
+            except (SpoolFailed, SpoolFull):  # the disk: told by the store; the records are still there
+                self._woken = True
+                await self._pause(None)
+
+    async def _pause(self, asked: float | None) -> None:
+        self.in_flight = 1
+        self.pause = min(LONGEST_PAUSE, asked or max(FIRST_PAUSE, 2 * self.pause))
+        self._pausing = True
+        try:
+            await self._wait(self._deadlines.clock.monotonic() + self.pause)
+        finally:
+            self._pausing = False
+
+    async def _wait(self, due: float) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._deadlines.wait(self._waiter, due, TimeoutError)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiter = None
+
+    # A window of records.
+
+    async def _window(self) -> bool:
+        """Deliver the oldest records; false: there are none. Raises ``Ill`` once the rest is done."""
+        count = WINDOW if self.pause == 0 else 1
+        records = await self._keeper.oldest(self.name, count)
+        if not records:
+            return False
+        delivered: list[RecordId] = []
+        self._slowest = 0.0
+        lines = list(_by_client(records))
+        try:
+            await self._side_by_side(lines, delivered)
+        finally:
+            if delivered:
+                await asyncio.shield(self._keeper.delivered(delivered))
+        self.pause = 0.0
+        self._adapt()
+        return True
+
+    async def _side_by_side(self, lines: list[list[Stored]], delivered: list[RecordId]) -> None:
+        waiting = iter(lines)
+        running: set[asyncio.Task[None]] = set()
+        ill: BaseException | None = None
+        try:
+            while True:
+                while ill is None and len(running) < self.in_flight:
+                    line = next(waiting, None)
+                    if line is None:
+                        break
+                    running.add(asyncio.get_running_loop().create_task(self._line(line, delivered)))
+                if not running:
+                    break
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                ill = next((task.exception() for task in done if task.exception() is not None), ill)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if ill is not None:
+            raise ill
+
+    async def _line(self, records: list[Stored], delivered: list[RecordId]) -> None:
+        """The records of one client, in order."""
+        for stored in records:
+            if await self._deliver(stored):
+                delivered.append(stored.id)  # noqa: PERF401 - what was delivered before a failure counts
+
+    def _adapt(self) -> None:
+        slowest, usual = self._slowest, self._usual
+        self._usual = slowest if usual is None else min(slowest, 0.8 * usual + 0.2 * slowest)
+        slower = usual is not None and slowest > SLOWER * usual + 0.01
+        if slower or self._pool.state.waiting:
+            self.in_flight = max(1, self.in_flight // 2)
+        else:
+            self.in_flight = min(MOST_IN_FLIGHT, 2 * self.in_flight)
+
+    # One record.
+
+    async def _deliver(self, stored: Stored) -> bool:
+        """Send one; true: it may be forgotten. Raises ``Ill``."""
+        started = self._deadlines.clock.monotonic()
+        try:
+            answer = await self._ask(stored)
+        except Failure as failure:
+            await self._put_off(stored, failure)
+            raise Ill(f"{failure.kind}: {failure.detail}", failure.retry_after) from failure
+        self._slowest = max(self._slowest, self._deadlines.clock.monotonic() - started)
+        if 200 <= answer.status < 300 and not is_html(answer.fields):
+            self._tell(Told(self.name, "delivered"))
+            return True
+        if answer.status in _REFUSED:
+            await self._keeper.set_aside(stored.id, answer.status, f"the upstream answered {answer.status}")
+            self._tell(Told(self.name, "refused", str(answer.status)))
+            return False
+        await self._keeper.postponed(stored.id)
+        self._tell(Told(self.name, "postponed", str(answer.status)))
+        page = " with a page, which no event endpoint has" if is_html(answer.fields) else ""
+        raise Ill(f"the upstream answered {answer.status}{page}", _said_to_wait(answer))
+
+    async def _put_off(self, stored: Stored, failure: Failure) -> None:
+        """A failure that the request itself may be the cause of counts against it."""
+        self._tell(Told(self.name, "postponed", failure.kind))
+        if failure.kind == "breaker_open" or failure.kind.startswith(("connect", "dns", "pool_", "draining")):
+            return
+        if stored.attempts + 1 >= MOST_ATTEMPTS:
+            await self._keeper.set_aside(stored.id, 0, f"{MOST_ATTEMPTS} tries failed: {failure.kind}")
+        else:
+            await self._keeper.postponed(stored.id)
+
+    async def _ask(self, stored: Stored) -> ResponseHead:
+        body = await self._whole(stored)
+        delay = max(0.0, self._deadlines.clock.wall() - stored.arrived)
+        head, body = self._correct(stored.head, body, delay)
+        request = read_request(head, _ANY_HEAD)
+        due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
+        lease = await self._pool.acquire(due=due, connect_timeout=self._timeouts.connect)
+        try:
+            lease.exchange.send_head(head, request, body or b"", body is not None)
+            answer = None if body is not None else await self._send_pieces(lease, stored)
+            if answer is None:
+                due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
+                answer = await lease.exchange.read_head(due, _late)
+            lease.report(answer.status, None)
+            await self._read_away(lease)
+        except Failure as failure:
+            lease.report(None, failure)
+            raise
+        finally:
+            if not lease.exchange.over:
+                lease.exchange.abort()
+            lease.release(lease.exchange.reusable)
+        return answer
+
+    async def _whole(self, stored: Stored) -> bytes | None:
+        if stored.inline is not None or stored.length == 0:
+            return stored.inline or b""
+        if stored.length > CORRECTED_BYTES:
+            return None
+        return b"".join([piece async for piece in self._keeper.body(stored)])
+
+    async def _send_pieces(self, lease: Lease, stored: Stored) -> ResponseHead | None:
+        """Send a large body; an answer that comes before its end (a 413) is returned."""
+        loop = asyncio.get_running_loop()
+        reading = loop.create_task(lease.exchange.read_head(NEVER, _late))
+        sending = loop.create_task(self._pieces(lease, stored))
+        try:
+            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                return reading.result()
+            sending.result()
+        finally:
+            for task in (reading, sending):
+                task.cancel()
+            await asyncio.gather(reading, sending, return_exceptions=True)
+        return None if reading.cancelled() else reading.result()
+
+    async def _pieces(self, lease: Lease, stored: Stored) -> None:
+        async for piece in self._keeper.body(stored):
+            lease.exchange.send_body(piece)
+            await lease.exchange.drain(self._timeouts.write_stall, _stuck)
+        lease.exchange.end_body()
+
+    async def _read_away(self, lease: Lease) -> None:
+        """Read the answer to its end, if that is near: the connection can be used again then."""
+        size = 0
+        while not lease.exchange.over and size <= _MOST_OF_AN_ANSWER:
+            due = self._deadlines.clock.monotonic() + self._timeouts.answer_stall
+            size += len(await lease.exchange.read_body(due, _late))
+
+
+def _by_client(records: Iterable[Stored]) -> Iterable[list[Stored]]:
+    lines: dict[bytes, list[Stored]] = {}
+    for stored in records:
+        lines.setdefault(stored.client, []).append(stored)
+    return lines.values()
+
+
+def _said_to_wait(answer: ResponseHead) -> float | None:
+    """Seconds of Retry-After (RFC 9110 section 10.2.3), where they are given as such."""
+    value = first_value(answer.fields, b"retry-after") or b""
+    return float(value) if value.isdigit() and len(value) < 7 else None
+
+
+def _late() -> Failure:
+    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
+
+
+def _stuck() -> Failure:
+    return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")

@@ -1,0 +1,79 @@
+"""The spool's life in a proxy, with a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.config.load import config_from
+from proxy.delivery import TEND_INTERVAL, Delivery
+from proxy.errors import ConfigError
+from proxy.server import Proxy
+from proxy.spool.record import Tended
+from tests.support.keeping import Kept
+from tests.support.play import Play
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+EVENT = b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize("mode", ["first", "fallback"])
+async def test_what_posthog_did_not_take_it_takes_after_a_restart(mode: str, tmp_path: Path) -> None:
+    spool = {"directory": str(tmp_path / "spool"), "mode": mode, "commit_interval": 0}
+    alone = {"pool": {"retries": 0}, "health": {"breaker": False}}
+    async with Play(spool=spool, **alone) as play:
+        await play.stop_upstream()
+        client = await play.client()
+        client.say(EVENT)
+        status, _, body = await client.hear_answer()
+        assert (status, body) == (200, b'{"status":"Ok"}')
+    async with Play(spool=spool, **alone) as play:
+        upstream = await play.upstream()
+        head = await upstream.hear_head()
+        assert head.startswith(b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\n")
+        upstream.say(OK)
+        await play.until(lambda: bool(play.proxy.counters.spool_replayed))
+        assert play.proxy._delivery is not None
+        keeper = play.proxy._delivery.keeper
+        await play.until(lambda: keeper.figures().depth == 0)
+    async with Play(spool=spool, **alone) as play:
+        assert play.proxy._delivery is not None
+        assert play.proxy._delivery.keeper.figures().depth == 0
+
+
+async def test_a_directory_that_cannot_be_used_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    spool = {"directory": str(tmp_path / "file")}
+    config = config_from({"listen": "127.0.0.1:0", "upstream": "http://127.0.0.1:1", "spool": spool}).config
+    proxy = Proxy(config)
+    with pytest.raises(ConfigError, match=r"spool\.directory = .*file.*: cannot be used: "):
+        await proxy.start()
+    await proxy.close()
+
+
+async def test_files_are_looked_after_and_wishes_heard() -> None:
+    kept = Kept()
+    async with Play() as play:
+        delivery = Delivery(play.proxy._runtime, kept)
+        delivery.start()
+        wishes: list[str] = []
+        delivery.replay.now = lambda: wishes.append("now")  # type: ignore[method-assign]
+        kept.tended = Tended(adopted=2, replay_now=True, notices=("x.db is damaged",))
+        await asyncio.sleep(0)  # it sleeps now
+        await asyncio.sleep(0)
+        play.turn(TEND_INTERVAL + 0.1)
+        await play.until(lambda: bool(wishes))
+        play.proxy.sweep()
+        said = [json.loads(line) for line in play.errors.splitlines()]
+        assert [(line["event"], line.get("detail"), line.get("files")) for line in said] == [
+            ("spool", "x.db is damaged", None),
+            ("spool_adopted", None, 2),
+        ]
+        await delivery.end()
+        assert kept.closed

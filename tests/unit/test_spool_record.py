@@ -1,0 +1,22 @@
+"""The nouns of the spool: what their texts say, and the order of delivery."""
+
+from __future__ import annotations
+
+from proxy.spool.record import Figures, RecordId, SpoolFailed, SpoolFull, UpstreamFigures
+
+
+def test_ids_sort_by_arrival_then_file_then_row() -> None:
+    early, late = RecordId(1.0, "b", 9), RecordId(2.0, "a", 1)
+    assert sorted([late, RecordId(1.0, "b", 10), early]) == [early, RecordId(1.0, "b", 10), late]
+    assert str(early) == "b:9"
+
+
+def test_exceptions_say_why() -> None:
+    assert (SpoolFull("age").reason, str(SpoolFull("age"))) == ("age", "spool full: age")
+    assert str(SpoolFailed("disk I/O error")) == "spool failed: disk I/O error"
+
+
+def test_figures_add_up() -> None:
+    figures = Figures({"default": UpstreamFigures(2, 100, 5.0), "replay": UpstreamFigures(1, 50, 6.0)})
+    assert (figures.depth, figures.bytes) == (3, 150)
+    assert (Figures().depth, Figures().bytes) == (0, 0)

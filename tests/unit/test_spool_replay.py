@@ -1,0 +1,266 @@
+"""Delivery: the order, what each answer means, pauses that double, and how many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.delivery import Delivery
+from proxy.spool.record import SpoolRecord
+from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT, WINDOW
+from tests.support.keeping import Kept
+from tests.support.play import Play
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.support.play import Actor
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def put(kept: Kept, body: bytes = b"hello", client: bytes = b"c", arrived: float = 0.0, **other: Any) -> None:
+    head = b"POST /e/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
+    record = SpoolRecord(arrived, other.get("upstream", "default"), "/e", client, head, len(body))
+    kept.keep(record, body)
+
+
+@asynccontextmanager
+async def delivering(kept: Kept) -> AsyncIterator[tuple[Play, Delivery]]:
+    async with Play(pool={"retries": 0}, health={"breaker": False}) as play:
+        kept.delivers = True
+        delivery = Delivery(play.proxy._runtime, kept)
+        delivery.start()
+        try:
+            yield play, delivery
+        finally:
+            await delivery.end()
+        assert kept.closed
+
+
+async def asked(upstream: Actor, body: bytes = b"hello") -> bytes:
+    head = await upstream.hear_head()
+    assert await upstream.hear_some(len(body)) == body
+    return head
+
+
+def outcomes(play: Play) -> dict[str, int]:
+    return {outcome: count for (_, outcome), count in play.proxy.counters.spool_replayed.items()}
+
+
+async def test_the_oldest_first_and_each_once() -> None:
+    kept = Kept()
+    for number in (3, 1, 2):
+        put(kept, b"%d" % number, arrived=float(number))
+    async with delivering(kept) as (play, _):
+        upstream = await play.upstream()
+        for number in (1, 2, 3):
+            await asked(upstream, b"%d" % number)
+            upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert outcomes(play) == {"delivered": 3}
+        put(kept)
+        play.proxy._runtime.spooling.kept("first")  # type: ignore[union-attr]
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+
+
+async def test_requests_of_one_client_wait_for_each_other_and_others_do_not() -> None:
+    kept = Kept()
+    for client in (b"a", b"a", b"b", b"c"):
+        put(kept, client, client=client)
+    async with delivering(kept) as (play, delivery):
+        delivery.replay._feeders["default"].in_flight = 3
+        upstreams = [await play.upstream() for _ in range(3)]
+        heard = set()
+        for upstream in upstreams:
+            await upstream.hear_head()
+            heard.add(await upstream.hear_some(1))
+        assert heard == {b"a", b"b", b"c"}
+        assert play.unasked
+        for upstream in upstreams:
+            upstream.say(OK)
+        await play.until(lambda: len(kept.stored()) in (0, 1, 4))
+        last = upstreams[0]
+        for upstream in upstreams:
+            if upstream.reader._buffer:  # type: ignore[attr-defined]
+                last = upstream
+        await play.until(lambda: any(each.reader._buffer for each in upstreams))  # type: ignore[attr-defined]
+        last = next(each for each in upstreams if each.reader._buffer)  # type: ignore[attr-defined]
+        await asked(last, b"a")
+        last.say(OK)
+        await play.until(lambda: not kept.stored())
+
+
+@pytest.mark.parametrize("status", [400, 401, 413, 404])
+async def test_what_is_refused_for_good_is_set_aside(status: int) -> None:
+    kept = Kept()
+    put(kept, client=b"a")
+    put(kept, client=b"a")
+    async with delivering(kept) as (play, _):
+        upstream = await play.upstream()
+        await asked(upstream)
+        upstream.say(OK.replace(b"200 OK", b"%d No" % status))
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert kept.dead == [(status, f"the upstream answered {status}")]
+        assert outcomes(play) == {"refused": 1, "delivered": 1}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK.replace(b"200 OK", b"503 Ill"),
+        OK.replace(b"200 OK", b"301 Moved"),
+        OK.replace(b"\r\n\r\n", b"\r\nContent-Type: text/html\r\n\r\n"),
+    ],
+)
+async def test_anything_else_stays_and_the_pauses_double(answer: bytes) -> None:
+    kept = Kept()
+    put(kept)
+    put(kept, client=b"other")
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        for pause in (1.0, 2.0, 4.0):
+            upstream = await play.upstream()
+            await asked(upstream)
+            upstream.say(answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await play.until(lambda pause=pause: feeder.pause == pause and feeder._waiter is not None)
+            play.turn(pause - 0.1)
+            await asyncio.sleep(0)
+            assert feeder._pausing
+            play.turn(0.2)
+        upstream = await play.upstream()
+        await asked(upstream)
+        upstream.say(OK)
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert outcomes(play) == {"postponed": 3, "delivered": 2}
+        assert feeder.pause == 0
+
+
+async def test_the_upstream_may_say_how_long_and_an_operator_need_not_wait() -> None:
+    kept = Kept()
+    put(kept)
+    async with delivering(kept) as (play, delivery):
+        upstream = await play.upstream()
+        feeder = delivery.replay._feeders["default"]
+        await asked(upstream)
+        upstream.say(OK.replace(b"200 OK", b"429 Slow").replace(b"\r\n\r\n", b"\r\nRetry-After: 30\r\n\r\n"))
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        assert feeder.pause == 30
+        delivery.replay.wake()
+        await asyncio.sleep(0)
+        assert feeder._pausing
+        delivery.replay.now()
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+
+
+async def test_nobody_there_is_not_the_requests_fault() -> None:
+    kept = Kept()
+    put(kept)
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        (await play.upstream()).hang_up()
+        await play.until(lambda: feeder._pausing)
+        assert kept.attempts == {1: 1}  # it may have been the request
+        await play.stop_upstream()
+        play.turn(1.1)
+        await play.until(lambda: feeder.pause == 2)
+        assert kept.attempts == {1: 1}
+
+
+async def test_a_request_that_always_fails_is_set_aside_in_the_end() -> None:
+    kept = Kept(attempts={1: MOST_ATTEMPTS - 1})
+    put(kept)
+    put(kept, b"next")
+    async with delivering(kept) as (play, delivery):
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        upstream.hang_up()
+        await play.until(lambda: delivery.replay._feeders["default"]._pausing)
+        assert kept.dead[0][0] == 0
+        play.turn(1.1)
+        upstream = await play.upstream()
+        await asked(upstream, b"next")
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+
+
+async def test_large_bodies_go_in_pieces_and_an_early_no_is_heard() -> None:
+    kept = Kept()
+    large = b"x" * (CORRECTED_BYTES + 1)
+    put(kept, large)
+    put(kept, large)
+    async with delivering(kept) as (play, _):
+        upstream = await play.upstream()
+        await asked(upstream, large)
+        upstream.say(OK)
+        await upstream.hear_head()
+        upstream.say(OK.replace(b"200 OK", b"413 No"))
+        await play.until(lambda: not kept.stored())
+        assert [status for status, _ in kept.dead] == [413]
+
+
+async def test_bodies_of_middling_size_are_read_whole() -> None:
+    kept = Kept(inline=3)
+    put(kept, b'{"event":"x"}')
+    async with delivering(kept) as (play, _):
+        play.clock.now += 60
+        upstream = await play.upstream()
+        assert b"Content-Length: " in await upstream.hear_head()
+        assert (await upstream.hear_some(10)).startswith(b'{"offset":')
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert play.proxy.counters.spool_corrected == {("corrected",): 1}
+
+
+async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower() -> None:
+    kept = Kept()
+    for number in range(WINDOW * 6):
+        put(kept, client=b"%d" % number)
+    async with delivering(kept) as (play, delivery):
+        feeder, slow = delivery.replay._feeders["default"], False
+        seen: list[int] = []
+
+        async def answer(upstream: Actor) -> None:
+            while True:
+                await asked(upstream)
+                if slow:
+                    play.clock.now += 1
+                seen.append(feeder.in_flight)
+                upstream.say(OK)
+
+        async def accept() -> None:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    group.create_task(answer(await play.upstream()))
+
+        accepting = asyncio.ensure_future(accept())
+        await play.until(lambda: len(kept.stored()) <= WINDOW)
+        assert max(seen) == MOST_IN_FLIGHT
+        slow = True
+        await play.until(lambda: not kept.stored() and feeder.in_flight <= MOST_IN_FLIGHT // 2)
+        accepting.cancel()
+        await asyncio.gather(accepting, return_exceptions=True)
+
+
+async def test_what_was_kept_for_an_upstream_that_is_gone_goes_to_the_default() -> None:
+    kept = Kept()
+    put(kept, upstream="moved")
+    async with delivering(kept) as (play, delivery):
+        assert repr(delivery.replay).startswith("<Replay [<Feeder default")
+        delivery.replay.look()
+        upstream = await play.upstream()
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert play.proxy.counters.spool_replayed == {("moved", "delivered"): 1}
