@@ -233,6 +233,24 @@ def _aliases(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
         seen.add(name)
 
 
+def _admin(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
+    """The admin listener is nobody else's address, and asks for a token where others can connect."""
+    address = config.admin.listen
+    if address is None:
+        if config.admin.token_file:
+            allowed = "only means something with admin.listen"
+            yield _about(given, "admin.token_file", shown(config.admin.token_file), allowed)
+        return
+    fixed = isinstance(address, UnixAddress) or address.port != 0
+    if fixed and address in [listener.address for listener in configured_listeners(config)]:
+        yield _about(given, "admin.listen", shown(str(address)), "is where clients are served; take another")
+    if not (config.admin.token_file or is_private(address)):
+        allowed = (
+            "can be reached from other machines: give admin.token_file, or a loopback address or unix:/path"
+        )
+        yield _about(given, "admin.listen", shown(str(address)), allowed)
+
+
 def _spool(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
     """Modes without a place to keep anything, or for what cannot be kept."""
     if config.spool.directory == "" and config.spool.mode is not SpoolMode.OFF and "spool.mode" in given:
@@ -260,24 +278,6 @@ def _classes(route: RouteConfig) -> Iterator[EndpointClass]:
         below = path.endswith("*") and f"{preset.path}/".startswith(path[:-1])
         if below or path.rstrip("/") == preset.path:
             yield preset.cls
-
-
-def _admin(config: Config, given: Mapping[str, Setting]) -> Iterator[Problem]:
-    """The admin listener is nobody else's address, and asks for a token where others can connect."""
-    address = config.admin.listen
-    if address is None:
-        if config.admin.token_file:
-            allowed = "only means something with admin.listen"
-            yield _about(given, "admin.token_file", shown(config.admin.token_file), allowed)
-        return
-    fixed = isinstance(address, UnixAddress) or address.port != 0
-    if fixed and address in [listener.address for listener in configured_listeners(config)]:
-        yield _about(given, "admin.listen", shown(str(address)), "is where clients are served; take another")
-    if not (config.admin.token_file or is_private(address)):
-        allowed = (
-            "can be reached from other machines: give admin.token_file, or a loopback address or unix:/path"
-        )
-        yield _about(given, "admin.listen", shown(str(address)), allowed)
 
 
 def _first_segment(path: str) -> str:

@@ -52,6 +52,9 @@ _COUNTERS: Mapping[str, str] = {
     "tls_handshake_failures_total": "TLS handshakes that failed.",
     "tls_reloads_total": "Certificates that were loaded anew.",
     "tls_reload_failures_total": "Certificates that could not be loaded anew.",
+    "spool_kept_total": "Requests that were kept on disk.",
+    "spool_replayed_total": "Kept requests that were delivered, or given up.",
+    "spool_corrected_total": "Kept requests whose times were corrected, or could not be.",
     "config_reloads_total": "Reloads of the configuration.",
 }
 
