@@ -17,6 +17,7 @@ from proxy.config.notation import shown
 from proxy.config.presets import DEFAULT_UPSTREAM
 from proxy.config.schema import LogLevel
 from proxy.errors import ConfigError, Problem
+from proxy.observe.metrics import PREFIX
 from proxy.rules.lateness import correct
 from proxy.serve.spooling import Spooling
 from proxy.spool.record import SpoolFailed
@@ -24,6 +25,7 @@ from proxy.spool.replay import Replay
 from proxy.spool.store import Store
 
 if TYPE_CHECKING:
+    from proxy.observe.metrics import Snapshot
     from proxy.serve.runtime import Runtime
     from proxy.spool.record import Keeper
     from proxy.spool.replay import Told
@@ -75,6 +77,18 @@ class Delivery:
         self._runtime.spooling = Spooling(self._runtime, self.keeper, self.replay.wake)
         self.replay.start()
         self._tending = asyncio.get_running_loop().create_task(self._tend())
+
+    def gauges(self) -> Snapshot:
+        """Return how much is kept, under the exported names."""
+        figures = self.keeper.figures()
+        arrivals = [each.oldest for each in figures.upstreams.values() if each.oldest is not None]
+        age = self._runtime.clock.wall() - min(arrivals) if arrivals else 0.0
+        return {
+            f"{PREFIX}spool_bytes": figures.bytes,
+            f"{PREFIX}spool_requests": figures.depth,
+            f"{PREFIX}spool_oldest_seconds": max(0, int(age)),
+            f"{PREFIX}spool_dead_letters": figures.dead_letters,
+        }
 
     async def end(self) -> None:
         """Deliver no more, and let go of the store."""

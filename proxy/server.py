@@ -347,7 +347,9 @@ class Proxy:
 
     def snapshot(self) -> Snapshot:
         """Return everything that is counted, and how its upstreams are."""
-        return self.counters.snapshot() | upstream_gauges(pool.state for pool in self._pools.values())
+        gauges = upstream_gauges(pool.state for pool in self._pools.values())
+        spool = {} if self._delivery is None else self._delivery.gauges()
+        return self.counters.snapshot() | gauges | spool
 
     def report(self) -> Report:
         """Return what its upstreams and detectors say in words."""

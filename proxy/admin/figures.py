@@ -135,7 +135,7 @@ def _certificates(snapshot: Snapshot, wall: float) -> list[Figures]:
 
 def _spool(snapshot: Snapshot) -> Figures | None:
     """What waits on disk; ``None`` where nothing is kept there."""
-    names = ("bytes", "requests", "oldest_seconds")
+    names = ("bytes", "requests", "oldest_seconds", "dead_letters")
     if not any(f"posthog_proxy_spool_{name}" in snapshot for name in names):
         return None
     return {name: number(snapshot, f"spool_{name}") for name in names}

@@ -35,6 +35,10 @@ _GAUGES = (
     "upstream_pool_in_use",
     "upstream_pool_waiting",
     "breaker_state",
+    "spool_bytes",
+    "spool_requests",
+    "spool_oldest_seconds",
+    "spool_dead_letters",
 )
 
 GAUGES = frozenset(PREFIX + name for name in _GAUGES)
@@ -42,6 +46,9 @@ GAUGES = frozenset(PREFIX + name for name in _GAUGES)
 
 LEAST = frozenset({NOT_AFTER, f"{PREFIX}upstream_up"})
 """Of these the sum of several processes is the least: the first end of a certificate, up as all see it."""
+
+MOST = frozenset({f"{PREFIX}spool_oldest_seconds"})
+"""Of these it is the most."""
 
 HISTOGRAMS = frozenset({f"{PREFIX}request_duration_seconds", f"{PREFIX}upstream_duration_seconds"})
 """Counts by bucket (``le``), not cumulative."""
@@ -267,7 +274,8 @@ def add_snapshot(total: Snapshot, snapshot: Snapshot, *, ended: bool = False) ->
         if ended and name in GAUGES:
             continue
         if isinstance(value, int):
-            total[name] = _number(total.get(name, 0)) + value
+            so_far = _number(total.get(name, 0))
+            total[name] = max(so_far, value) if name in MOST else so_far + value
             continue
         tally = total.setdefault(name, {})
         if isinstance(tally, dict):

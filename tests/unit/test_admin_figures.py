@@ -101,4 +101,5 @@ def test_the_spool_has_its_place() -> None:
         "bytes": 5,
         "requests": 0,
         "oldest_seconds": 7,
+        "dead_letters": 0,
     }

@@ -33,6 +33,10 @@ async def test_what_posthog_did_not_take_it_takes_after_a_restart(mode: str, tmp
         client.say(EVENT)
         status, _, body = await client.hear_answer()
         assert (status, body) == (200, b'{"status":"Ok"}')
+        play.clock.now += 7
+        gauges = play.proxy.snapshot()
+        assert gauges["posthog_proxy_spool_requests"] == 1
+        assert gauges["posthog_proxy_spool_oldest_seconds"] == 7
     async with Play(spool=spool, **alone) as play:
         upstream = await play.upstream()
         head = await upstream.hear_head()
@@ -41,6 +45,7 @@ async def test_what_posthog_did_not_take_it_takes_after_a_restart(mode: str, tmp
         await play.until(lambda: bool(play.proxy.counters.spool_replayed))
         assert play.proxy._delivery is not None
         keeper = play.proxy._delivery.keeper
+        assert play.proxy.snapshot()["posthog_proxy_spool_dead_letters"] == 0
         await play.until(lambda: keeper.figures().depth == 0)
     async with Play(spool=spool, **alone) as play:
         assert play.proxy._delivery is not None

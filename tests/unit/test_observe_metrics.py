@@ -159,3 +159,10 @@ class TestSums:
         assert flat["connections_total"] == 3
         assert flat["rejected_total"] == 2
         assert flat["requests_total"] == 0
+
+
+def test_the_oldest_of_several_processes_is_the_oldest() -> None:
+    total: Snapshot = {}
+    for seconds in (3, 9, 4):
+        add_snapshot(total, {"posthog_proxy_spool_oldest_seconds": seconds})
+    assert total == {"posthog_proxy_spool_oldest_seconds": 9}

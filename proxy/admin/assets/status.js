@@ -129,7 +129,7 @@ function draw(now) {
       now.suspect_clients ? put("p", { class: "soft" }, `With a private address: ${count(now.suspect_clients)}`) : null),
     now.rejected.length ? card("Refused or cut", "half", table(null, now.rejected.map((each) => [each.name.replaceAll("_", " "), count(each.total)]))) : null,
     now.cache.total ? card("Asset cache", "half", put("p", {}, `${percent(now.cache.share)} of ${count(now.cache.total)} requests answered from memory`)) : null,
-    now.spool ? card("Spool", "half", put("ul", { class: "facts" }, fact("requests", count(now.spool.requests)), fact("bytes", count(now.spool.bytes)), fact("oldest", span(now.spool.oldest_seconds)))) : null,
+    now.spool ? card("Spool", "half", put("ul", { class: "facts" }, fact("requests", count(now.spool.requests)), fact("bytes", count(now.spool.bytes)), fact("oldest", span(now.spool.oldest_seconds)), fact("dead letters", count(now.spool.dead_letters)))) : null,
     now.certificates.length ? card("Certificates", "half", table(null, now.certificates.map((each) => [
       each.name, put("td", { class: each.days_left < 14 ? "bad" : "good" }, `${each.days_left} days left`)]))) : null,
   ].filter((each) => each !== null));
