@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CONFIG = "/etc/posthog-proxy/posthog-proxy.toml"
 SPOOL = "/var/lib/posthog-proxy/spool"
 """Below the unit's StateDirectory."""
+ADMIN = "unix:/run/posthog-proxy/admin.sock"
+"""In the unit's RuntimeDirectory."""
 SERVICE = "/etc/systemd/system/posthog-proxy.service"
 SOCKET = "/etc/systemd/system/posthog-proxy.socket"
 ENABLE = "systemctl enable --now posthog-proxy.socket posthog-proxy.service"
@@ -102,6 +104,10 @@ def config_text(wish: Wish, alias: str) -> str:
         "[spool]",
         "# Events and session replay are kept here while PostHog is away, and delivered later.",
         f"directory = {_toml(SPOOL)}",
+        "",
+        "[admin]",
+        "# Metrics, status page, drain: posthog-proxy top " + ADMIN,
+        f"listen = {_toml(ADMIN)}",
     ]
     if wish.hosts:
         lines += ["", "[access]", f"allowed_hosts = {_toml(wish.hosts)}"]

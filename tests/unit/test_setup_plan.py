@@ -42,6 +42,7 @@ def test_a_cloud_behind_cloudflare() -> None:
         "access": {"allowed_hosts": ["e.example.com"]},
         "aliases": {"prefix": ALIAS},
         "spool": {"directory": "/var/lib/posthog-proxy/spool"},
+        "admin": {"listen": "unix:/run/posthog-proxy/admin.sock"},
     }
     assert what.warnings == ()
     said = advice(wish, ALIAS)
