@@ -67,12 +67,13 @@ class Arrivals:
 class Site:
     """The stand-in and the proxy, each at an address that it has again after it was killed."""
 
-    def __init__(self, folder: Path, mode: str, workers: int) -> None:
+    def __init__(self, folder: Path, mode: str, workers: int, static: Path | None = None) -> None:
         self.journal = folder / "journal.jsonl"
         self.journal.touch()
         self._folder = folder
         self._mode = mode
         self._workers = workers
+        self._static = static
         self._posthog_port = _free_port()
         self.port = _free_port()
         self.posthog: Process | None = None
@@ -89,7 +90,9 @@ class Site:
 
     def start_posthog(self) -> None:
         address = f"127.0.0.1:{self._posthog_port}"
-        argv = [sys.executable, "-m", "proxy.standin", "--listen", address, "--journal", self.journal]
+        argv: list[str | Path] = [sys.executable, "-m", "proxy.standin", "--listen", address]
+        argv += ["--journal", self.journal]
+        argv += [] if self._static is None else ["--static", self._static]
         self.posthog = self._stack.enter_context(Process(argv, name="standin", env=clean_environment()))
         self.posthog.wait_for_lines(r"ready (http://\S+)", stream="stdout")
 
