@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from posthog import Posthog
+
 from tests.support.process import Process
 from tests.support.servers import clean_environment, listening, proxy_command
 
@@ -185,6 +187,42 @@ class Client(threading.Thread):
         return {"offset": 0} if kind == 1 else {}
 
 
+class SdkClient(threading.Thread):
+    """posthog-python, which tries again by itself; what it gives up it says."""
+
+    def __init__(self, port: int, seed: int, over: threading.Event) -> None:
+        super().__init__(daemon=True)
+        self.acknowledged: list[Acknowledged] = []
+        self.refused = 0
+        self._url = f"http://127.0.0.1:{port}"
+        self._rng = random.Random(f"{seed} sdk")
+        self._over = over
+
+    def run(self) -> None:
+        captured: dict[str, float] = {}
+        given_up: set[str] = set()
+        client = Posthog(
+            TOKEN,
+            host=self._url,
+            flush_at=5,
+            flush_interval=0.2,
+            max_retries=10,
+            on_error=lambda _, items: given_up.update(item["uuid"] for item in items),
+        )
+        while not self._over.wait(0.05):
+            uuid = str(UUID(int=self._rng.getrandbits(128), version=4))
+            captured[uuid] = time.time()
+            client.capture("stormy", distinct_id="sdk", uuid=uuid)
+        client.shutdown()
+        end = time.time()  # its last try may have come late, and was then heard late
+        self.refused = len(given_up)
+        self.acknowledged = [
+            Acknowledged(uuid, moment, end, "127.0.0.1")
+            for uuid, moment in captured.items()
+            if uuid not in given_up
+        ]
+
+
 def storm(
     folder: Path, mode: str, *, rounds: int, seed: int, clients: int = 6, workers: int = 2
 ) -> tuple[int, int, int]:
@@ -192,7 +230,8 @@ def storm(
     refused meanwhile, and how many arrivals were copies. Fails when one is missing or wrong."""
     rng, over = random.Random(seed), threading.Event()
     with Site(folder, mode, workers) as site:
-        senders = [Client(number, site.port, seed, over) for number in range(clients)]
+        senders: list[Client | SdkClient] = [SdkClient(site.port, seed, over)]
+        senders += [Client(number, site.port, seed, over) for number in range(clients)]
         for sender in senders:
             sender.start()
         for _ in range(rounds):
