@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.observe.fastline import fast_line
-from proxy.serve.record import shown
+from proxy.serve.record import shown, tell_slow
 
 if TYPE_CHECKING:
     from proxy.message import Route
@@ -157,6 +157,13 @@ class FastRecord:
         outcome.durations.add(total)
         if waited is not None:
             outcome.waits.add(waited)
+        sampling = runtime.sampling
+        if total >= sampling.slow:
+            tell_slow(runtime, self._request_id, self._route.name, self._route.upstream, total, waited)
+        if not sampling.everything and not sampling.wants(
+            self._route.cls.value, key[4], self._request_id, total
+        ):
+            return
         wall = runtime.clock.wall() - total
         if outcome.parts is not None:
             sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))

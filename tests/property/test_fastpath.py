@@ -313,6 +313,7 @@ configurations = st.fixed_dictionaries(
             ]
         ),
         "host": st.sampled_from(["keep", "upstream"]),
+        "log": st.sampled_from([{}, {}, {"sample": 40}, {"sample": 0}, {"quiet": ["ingest_v0", "sdk_read"]}]),
         "tls": st.sampled_from(
             [{}, {}, {"hsts": 300}, {"redirect_https": True}, {"refuse_http": True, "hsts": 300}]
         ),
