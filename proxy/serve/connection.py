@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
-from proxy.errors import Violation
+from proxy.errors import Violation, late_answer
 from proxy.message import Peer
 from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
@@ -39,7 +39,7 @@ from proxy.serve.exchange import Begun, Exchange
 from proxy.serve.fastexchange import PATIENCE, FastExchange
 from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
-from proxy.serve.streaming import client_gone, late_answer
+from proxy.serve.streaming import client_gone
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.proxyproto import begins_header
 from proxy.wire.strict import find_head_end, leading_blank, over_limit

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
-from proxy.errors import Failure, Resend, Source
+from proxy.errors import Failure, Resend, Source, late_answer
 from proxy.message import EndpointClass, Forward, FramingKind, Refuse, SpoolMode, first_value
 from proxy.net.lease import SICK
 from proxy.net.relay import Tunnel
@@ -32,7 +32,6 @@ from proxy.serve.record import Record
 from proxy.serve.streaming import (
     chunked_piece,
     client_gone,
-    late_answer,
     relay_rest,
     send_rest,
     sick_answer,
