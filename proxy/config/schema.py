@@ -195,6 +195,11 @@ class ForwardingConfig:
         doc="Add a Via line to requests and answers.",
         why="Nothing at PostHog reads it, and nginx does not compress for a request that has it.",
     )
+    answer_request_id: bool = key(
+        False,
+        doc="Tell the client the id of its request in X-Request-Id, in place of what the upstream says.",
+        why="Bytes in every answer, for those who look for a request in the logs by it.",
+    )
     drop_ingest_cookies: bool = key(
         False,
         doc="Leave Cookie lines out of what goes to event endpoints.",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.net.doorway import Guest
     from proxy.rules.announcing import Announcement
     from proxy.rules.answers import OwnAnswer
+    from proxy.serve.record import Record
     from proxy.serve.runtime import Runtime
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -359,9 +360,10 @@ class Connection(Stream):
         """What an upstream is told of this connection, if it is told at its begin."""
         return announcement(client, self.peer, anonymise=self.runtime.config.forwarding.anonymise)
 
-    def answer(self, answer: OwnAnswer) -> None:
-        """Write an answer of our own in one piece."""
-        self.write(render_response(answer.status, answer.reason, answer.fields) + answer.body)
+    def answer(self, answer: OwnAnswer, record: Record | None = None) -> None:
+        """Write an answer of our own in one piece; ``record``: of the request, if it was one."""
+        head = render_response(answer.status, answer.reason, answer.fields)
+        self.write((head if record is None else record.identified(head)) + answer.body)
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""

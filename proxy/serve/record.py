@@ -10,6 +10,7 @@ from proxy.errors import Source
 from proxy.message import EndpointClass, Forward
 from proxy.observe.log import AccessRecord, Cause, Phase, cause_of, termination
 from proxy.rules.address import anonymised, is_public
+from proxy.rules.forwarding import with_request_id
 
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
@@ -41,6 +42,11 @@ class Record:
             if name.lower() == b"user-agent":
                 line.user_agent = value
                 break
+
+    def identified(self, head: bytes) -> bytes:
+        """Return a rendered answer head, with the request's id if clients are told it."""
+        told = self._runtime.tables.forwarding.answer_id and self._line.request_id
+        return with_request_id(head, self._line.request_id) if told else head
 
     def sent_since(self, bytes_out: int) -> None:
         """The answer began when the connection had sent so many bytes."""

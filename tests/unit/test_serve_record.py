@@ -177,3 +177,18 @@ async def test_an_answer_that_the_upstream_cuts_is_told() -> None:
             line["request_id"],
             "look at the upstream's log for this request id",
         )
+
+
+async def test_clients_may_be_told_the_ids_of_their_requests() -> None:
+    async with Play(forwarding={"answer_request_id": True}, pool={"retries": 0}) as play:
+        client = await play.client()
+        for fail in (False, True):
+            client.say(GET)
+            if not fail:
+                upstream = await play.upstream()
+                await upstream.hear_head()
+                upstream.say(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                await play.stop_upstream()
+            _, head, _ = await client.hear_answer()
+            line = await play.line(1 + fail)
+            assert head.endswith(f"\r\nX-Request-Id: {line['request_id']}\r\n\r\n".encode())
