@@ -116,3 +116,13 @@ class Failure(ProxyError):
         self.detail = detail
         self.resend = resend
         self.retry_after = retry_after
+
+
+def late_answer() -> Failure:
+    """The upstream did not say the next thing in time."""
+    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
+
+
+def stuck_upstream() -> Failure:
+    """The upstream takes nothing more of the request."""
+    return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")

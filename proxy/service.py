@@ -167,6 +167,7 @@ class _Service:
         handled = [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if self._reload is not None else [])]
         for number in handled:
             loop.add_signal_handler(number, self._events.put_nowait, number)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         try:
             self._admin.use(self.config, given)
             self._tick()
@@ -177,11 +178,16 @@ class _Service:
                 self._feed()
             return await self._stop(await self._serve())
         finally:
-            for number in handled:
+            for number in (*handled, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
             for timer in (self._feeding, self._ticking):
                 if timer is not None:
                     timer.cancel()
+
+    def _reopen_logs(self) -> None:
+        """Somebody has moved the files away (logrotate)."""
+        for stage in (self._current, *self._old.values()):
+            stage.logs.reopen()
 
     def _tick(self) -> None:
         """Do what the admin listener has to do now and then."""

@@ -311,10 +311,16 @@ def upstream_name(text: str) -> str:
 
 def sink(text: str) -> str:
     """Read where a log goes. A file needs a slash, so that a mistyped word does not become one."""
-    if text in ("stdout", "stderr", "off"):
+    if text in ("stdout", "stderr", "off", "journald", "syslog"):
+        return text
+    if text.startswith("syslog:"):
+        if not isinstance(listen_address(text.removeprefix("syslog:")), TcpAddress):
+            raise NotationError("must be syslog:HOST:PORT")
         return text
     if "/" not in text or text.endswith("/"):
-        raise NotationError("must be stdout, stderr, off, or a file's path with a / in it")
+        raise NotationError(
+            "must be stdout, stderr, journald, syslog, syslog:HOST:PORT, off, or a file's path with a / in it"
+        )
     return text
 
 

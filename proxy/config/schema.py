@@ -195,6 +195,11 @@ class ForwardingConfig:
         doc="Add a Via line to requests and answers.",
         why="Nothing at PostHog reads it, and nginx does not compress for a request that has it.",
     )
+    answer_request_id: bool = key(
+        False,
+        doc="Tell the client the id of its request in X-Request-Id, in place of what the upstream says.",
+        why="Bytes in every answer, for those who look for a request in the logs by it.",
+    )
     drop_ingest_cookies: bool = key(
         False,
         doc="Leave Cookie lines out of what goes to event endpoints.",
@@ -231,17 +236,41 @@ class LogConfig:
     access: str = key(
         "stdout",
         form="sink",
-        doc="Access log: stdout, stderr, off, or a file's path.",
+        doc="Access log: stdout, stderr, off, a file's path, journald (stderr with priorities), syslog (of "
+        "this machine) or syslog:HOST:PORT (UDP).",
         why="Containers and systemd collect it.",
     )
     errors: str = key(
         "stderr",
         form="sink",
-        doc="Error log: stdout, stderr, off, or a file's path.",
+        doc="Error log: the same places.",
         why="Apart from the access log.",
     )
     level: LogLevel = key(
         LogLevel.INFO, doc="What the error log keeps.", why="Debug lines come with every request."
+    )
+    sample: float = key(
+        100.0,
+        unit="percent",
+        minimum=0.0,
+        maximum=100.0,
+        doc="Share of the plain successes that get a line in the access log, by request id. Errors, "
+        "refusals, cut answers and slow requests always do.",
+        why="Everything, until somebody has to pay for it.",
+    )
+    quiet: tuple[EndpointClass, ...] = key(
+        (),
+        doc="Classes whose plain successes get no line: `sdk_read` or `flags`, say.",
+        why="Whoever looks for one event wants to find it.",
+    )
+    slow: float = key(
+        10.0,
+        unit="s",
+        minimum=0.0,
+        maximum=3600.0,
+        doc="A request that takes longer is always logged, and told in the error log with where the time "
+        "went (one a second at most); 0: off. Streams and upgraded connections are not meant.",
+        why="An SDK gives up after 10 s.",
     )
 
 

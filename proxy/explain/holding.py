@@ -10,9 +10,10 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from proxy.config.notation import duration_text, size_text
-from proxy.message import FramingKind, Route
+from proxy.message import FramingKind, Route, SpoolMode
 from proxy.rules.limits import limited_network
 from proxy.rules.routing import RoutingTable
+from proxy.serve.spooling import KEPT_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +40,12 @@ _ANSWER = (
 )
 
 
+_KEPT = {
+    SpoolMode.FALLBACK: "if PostHog does not take it, it is kept in",
+    SpoolMode.FIRST: "it is answered as soon as it is kept in",
+}
+
+
 def holding(
     head: RequestHead, client: ClientAddress | None, route: Route | None, config: Config, tables: Tables
 ) -> Iterator[Holds]:
@@ -57,14 +64,17 @@ def holding(
         value = getattr(route, word)
         shown = size_text(value) if section == "limits" else duration_text(value)
         yield Holds(what, shown, _key(config, head.target, word, section, value))
+    if route.spool is not SpoolMode.OFF and head.method in KEPT_METHODS:
+        yield Holds(_KEPT[route.spool], config.spool.directory, "spool.mode")
 
 
 def _key(config: Config, target: bytes, word: str, section: str, value: float) -> str:
-    table = getattr(config, section)
-    for each in fields(table):
-        if getattr(table, each.name) == value:
-            other = replace(config, **{section: replace(table, **{each.name: value + 1})})
-            route = RoutingTable.of(other).route(target)
-            if isinstance(route, Route) and getattr(route, word) != value:
-                return f"{section}.{each.name}"
+    for part in (section, "spool"):
+        table = getattr(config, part)
+        for each in fields(table):
+            if getattr(table, each.name) == value:
+                other = replace(config, **{part: replace(table, **{each.name: value + 1})})
+                route = RoutingTable.of(other).route(target)
+                if isinstance(route, Route) and getattr(route, word) != value:
+                    return f"{part}.{each.name}"
     return f"routes[].{word}"

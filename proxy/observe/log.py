@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -444,49 +443,3 @@ def _overflow_line(count: int, form: LogFormat) -> bytes:
     if form is LogFormat.JSON:
         return b'{"level":"warning","event":"log_lines_dropped","count":%d}\n' % count
     return b'WARNING log_lines_dropped count="%d"\n' % count
-
-
-class FileSink:
-    """A sink on a descriptor. ``owned``: close it in ``close``."""
-
-    def __init__(self, descriptor: int, *, owned: bool) -> None:
-        self._descriptor = descriptor
-        self._owned = owned
-
-    def __call__(self, data: bytes) -> None:
-        """Write all of ``data``, however many calls that takes."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-
-    @property
-    def place(self) -> int:
-        """The number of the inode that is written to: the same for everyone who writes there."""
-        return os.fstat(self._descriptor).st_ino
-
-    def close(self) -> None:
-        """Close the file; idempotent. Standard streams stay open."""
-        if self._owned:
-            self._owned = False
-            os.close(self._descriptor)
-
-
-class NoSink:
-    """The sink of a log that is off."""
-
-    def __call__(self, data: bytes) -> None:
-        """Forget ``data``."""
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def file_sink(where: str) -> FileSink | NoSink:
-    """Open what `log.access` or `log.errors` names: ``stdout``, ``stderr``, ``off``, or a file that is
-    appended to (created with mode 0640: it names clients). Raises ``OSError`` if it cannot be opened."""
-    if where == "off":
-        return NoSink()
-    if where in ("stdout", "stderr"):
-        return FileSink(1 if where == "stdout" else 2, owned=False)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    return FileSink(os.open(where, flags, 0o640), owned=True)

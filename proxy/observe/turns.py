@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.observe.log import FileSink
+    from proxy.observe.sinks import FileSink
 
 
 def lock_file() -> int:
@@ -63,6 +63,11 @@ class SharedSink:
         self._sink = sink
         self._turns = turns
         self._place = sink.place
+
+    def reopen(self) -> None:
+        """Open the file anew, at another place perhaps. Raises ``OSError`` as the sink does."""
+        self._sink.reopen()
+        self._place = self._sink.place
 
     def __call__(self, data: bytes) -> None:
         """Write all of ``data`` while nobody else writes. Raises ``OSError`` as the sink does."""

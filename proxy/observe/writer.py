@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from proxy.observe.log import NoSink, file_sink
+from proxy.observe.sinks import FileSink, open_sink
 from proxy.observe.turns import SharedSink
 
 if TYPE_CHECKING:
     from proxy.config.schema import LogConfig
+    from proxy.observe.sinks import ClosableSink
     from proxy.observe.turns import Turns
 
 QUEUED = 16
-
-
-class ClosableSink(Protocol):
-    """Takes whole lines; raises ``OSError`` if it could not write all of them."""
-
-    def __call__(self, data: bytes, /) -> None: ...
-
-    def close(self) -> None:
-        """Give back what was opened."""
 
 
 class LogWriter:
@@ -39,6 +31,7 @@ class LogWriter:
     def __init__(self, sink: ClosableSink) -> None:
         self._sink = sink
         self._batches: queue.Queue[bytes | None] = queue.Queue(QUEUED)
+        self._moved = threading.Event()
         self.dropped = 0
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="posthog-proxy-log", daemon=True)
@@ -50,6 +43,11 @@ class LogWriter:
             self._batches.put_nowait(batch)
         except queue.Full:
             self.dropped += 1
+
+    def reopen(self) -> None:
+        """Have the place opened anew, before anything else is written; never blocks."""
+        self._moved.set()
+        self(b"")  # nobody waits for the next line
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, end the thread, close the sink; give up after ``timeout`` seconds of
@@ -63,6 +61,9 @@ class LogWriter:
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
             try:
+                if self._moved.is_set():
+                    self._moved.clear()
+                    self._sink.reopen()
                 self._sink(batch)
             except OSError:
                 self.lost += 1
@@ -74,8 +75,8 @@ def log_writer(where: str, turns: Turns) -> LogWriter:
 
     Raises ``OSError`` if it cannot be opened.
     """
-    sink = file_sink(where)
-    return LogWriter(sink if isinstance(sink, NoSink) else SharedSink(sink, turns))
+    sink = open_sink(where)
+    return LogWriter(SharedSink(sink, turns) if isinstance(sink, FileSink) else sink)
 
 
 class Logs:
@@ -88,6 +89,11 @@ class Logs:
         except BaseException:
             self.access.close()
             raise
+
+    def reopen(self) -> None:
+        """Open the files anew, which somebody has moved away."""
+        self.access.reopen()
+        self.errors.reopen()
 
     def close(self) -> None:
         """Write what is queued and close both; see ``LogWriter.close``."""

@@ -144,19 +144,22 @@ _DASHES = bytes.maketrans(b"_.", b"--")
 @dataclass(frozen=True, slots=True)
 class ForwardingTable:
     """`[forwarding]`, ready for look-ups; names in lower case. ``identity``: what only a service that we
-    ask may set (rules/forward_auth.py); never taken from a client, however it is spelled."""
+    ask may set (rules/forward_auth.py); never taken from a client, however it is spelled. ``answer_id``:
+    answers have our X-Request-Id, as their last line (``with_request_id``), and no other."""
 
     chain: ChainMode
     anonymise: bool
     via: bool
     allow_names: frozenset[bytes]
     identity: frozenset[bytes] = frozenset()
+    answer_id: bool = False
 
     @classmethod
     def of(cls, config: ForwardingConfig, identity: frozenset[bytes] = frozenset()) -> ForwardingTable:
         """Build the table of a configuration."""
         names = frozenset(name.lower().encode() for name in config.allow_names)
-        return cls(config.chain, config.anonymise, config.via, names, identity)
+        answer_id = config.answer_request_id
+        return cls(config.chain, config.anonymise, config.via, names, identity, answer_id)
 
 
 def classify_request_name(name: bytes, table: ForwardingTable) -> Kind:
@@ -384,7 +387,8 @@ def response_fields(
         lower = name.lower()
         kind = classify_response_name(lower)
         if kind is Kind.PASS:
-            if lower not in named and not (hsts and lower == _HSTS):
+            replaced = (hsts and lower == _HSTS) or (table.answer_id and lower == b"x-request-id")
+            if lower not in named and not replaced:
                 fields.append((name, value))
                 dated = dated or lower == b"date"
         elif kind is Kind.LENGTH and length is not None:
@@ -409,6 +413,11 @@ _HSTS = b"strict-transport-security"
 _CHUNKED: Field = (b"Transfer-Encoding", b"chunked")
 _UPGRADE: Fields = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 _UNKNOWN_LENGTH = frozenset({FramingKind.CHUNKED, FramingKind.UNTIL_CLOSE})
+
+
+def with_request_id(head: bytes, request_id: str) -> bytes:
+    """Return a rendered answer head with the id of its request as the last line (``answer_id``)."""
+    return b"%bX-Request-Id: %b\r\n\r\n" % (head[:-2], request_id.encode())
 
 
 def _length(framing: Framing) -> bytes | None:

@@ -133,7 +133,7 @@ async def tell(exchange: Exchange, told: Told, asked: Asking, forward: Forward) 
     runtime.counters.cache.add(told.result.value)
     exchange.record.from_cache(304 if unchanged else 200, told.failure)
     size = connection.write_limit
-    connection.write_both(rendered, body[:size])
+    connection.write_both(exchange.record.identified(rendered), body[:size])
     for at in range(size, len(body), size):
         await connection.drain(write_stall, stuck_client)
         connection.write(body[at : at + size])

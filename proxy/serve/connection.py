@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
-from proxy.errors import Violation
+from proxy.errors import Violation, late_answer
 from proxy.message import Peer
 from proxy.net.doorway import peer_of
 from proxy.net.stream import Stream
@@ -39,7 +39,7 @@ from proxy.serve.exchange import Begun, Exchange
 from proxy.serve.fastexchange import PATIENCE, FastExchange
 from proxy.serve.fastrecord import Stage
 from proxy.serve.record import log_violation
-from proxy.serve.streaming import client_gone, late_answer
+from proxy.serve.streaming import client_gone
 from proxy.wire.heads import read_request, render_response
 from proxy.wire.proxyproto import begins_header
 from proxy.wire.strict import find_head_end, leading_blank, over_limit
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.net.doorway import Guest
     from proxy.rules.announcing import Announcement
     from proxy.rules.answers import OwnAnswer
+    from proxy.serve.record import Record
     from proxy.serve.runtime import Runtime
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -359,9 +360,10 @@ class Connection(Stream):
         """What an upstream is told of this connection, if it is told at its begin."""
         return announcement(client, self.peer, anonymise=self.runtime.config.forwarding.anonymise)
 
-    def answer(self, answer: OwnAnswer) -> None:
-        """Write an answer of our own in one piece."""
-        self.write(render_response(answer.status, answer.reason, answer.fields) + answer.body)
+    def answer(self, answer: OwnAnswer, record: Record | None = None) -> None:
+        """Write an answer of our own in one piece; ``record``: of the request, if it was one."""
+        head = render_response(answer.status, answer.reason, answer.fields)
+        self.write((head if record is None else record.identified(head)) + answer.body)
 
     def finish(self, *, keep: bool, unread: bool) -> None:
         """The exchange is over. ``unread``: request bytes may still come that nobody will read."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
-from proxy.errors import Failure, Resend, Source
+from proxy.errors import Failure, Resend, Source, late_answer
 from proxy.message import EndpointClass, Forward, FramingKind, Refuse, SpoolMode, first_value
 from proxy.net.lease import SICK
 from proxy.net.relay import Tunnel
@@ -32,7 +32,6 @@ from proxy.serve.record import Record
 from proxy.serve.streaming import (
     chunked_piece,
     client_gone,
-    late_answer,
     relay_rest,
     send_rest,
     sick_answer,
@@ -232,7 +231,7 @@ class Exchange:
         self._runtime.symptoms.cut_off(refuse.cls, refuse.status)
         close = self._unread or self.connection.must_close(self.head.close, self._now())
         answer = answer_refusal(refuse, self.head, self._runtime.clock.wall(), close=close)
-        self.connection.answer(answer)
+        self.connection.answer(answer, self.record)
         self.record.own_answer(answer.status, refuse.reason, refuse.detail)
         return not answer.close
 
@@ -445,7 +444,7 @@ class Exchange:
             table=self._runtime.tables.forwarding,
             hsts=forward.hsts,
         )
-        return render_response(answer.status, answer.reason, fields)
+        return self.record.identified(render_response(answer.status, answer.reason, fields))
 
     def _pump_failed(self, pump: asyncio.Task[None]) -> None:
         """The request body broke while the answer was on its way already."""
@@ -487,7 +486,7 @@ class Exchange:
         answer = answer_failure(
             failure, self.record.route, self.head, self._runtime.clock.wall(), close=close
         )
-        self.connection.answer(answer)
+        self.connection.answer(answer, self.record)
         self.record.own_answer(answer.status, failure.kind, failure.detail)
         return not answer.close
 

@@ -381,8 +381,8 @@ class FastExchange(FastSpool):
 
     def _answer_head(self, answer: FastAnswer) -> bytes:
         if answer.rest is None:
-            return answer.out
-        return answer.out + http_date(self._runtime.clock.wall()) + answer.rest
+            return self._identified(answer.out)
+        return self._identified(answer.out + http_date(self._runtime.clock.wall()) + answer.rest)
 
     def _passed_on(self, pump: asyncio.Task[None]) -> None:
         """The rest of the answer has gone, or cannot."""

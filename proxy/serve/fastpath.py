@@ -175,6 +175,7 @@ class FastPath:
         table = runtime.tables.forwarding
         self.runtime = runtime
         self.held_body = limits.held_body
+        self.answer_id = table.answer_id
         self.head_bytes = limits.head_bytes
         self.requests = RequestReader(
             runtime.head_limits,

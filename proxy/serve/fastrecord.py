@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.observe.fastline import fast_line
-from proxy.serve.record import shown
+from proxy.rules.forwarding import with_request_id
+from proxy.serve.record import shown, tell_slow
 
 if TYPE_CHECKING:
     from proxy.message import Route
@@ -120,12 +121,16 @@ class FastRecord:
         """Answer from the cache, count it, and write its line."""
         connection, shape = self._connection, self._shape
         close = connection.must_close(shape.close, now)
-        head = cache.head(found, minor, now, close=close, hsts=shape.way.answers.hsts)
+        head = self._identified(cache.head(found, minor, now, close=close, hsts=shape.way.answers.hsts))
         connection.write_both(head, found.body)
         self._runtime.counters.cache.count(_HIT)
         key, times = self._unasked_key(found.status, "cache"), self._unasked_times(now)
         self._write(key, len(head) + len(found.body), now, times)
         connection.fast_done(keep=not close, now=now)
+
+    def _identified(self, head: bytes) -> bytes:
+        """The head of an answer, with the request's id if clients are told it."""
+        return with_request_id(head, self._request_id) if self._path.answer_id else head
 
     def _unasked_key(self, status: int, origin: str) -> OutcomeKey:
         """``origin``: who answered, as no upstream was asked."""
@@ -157,6 +162,13 @@ class FastRecord:
         outcome.durations.add(total)
         if waited is not None:
             outcome.waits.add(waited)
+        sampling = runtime.sampling
+        if total >= sampling.slow:
+            tell_slow(runtime, self._request_id, self._route.name, self._route.upstream, total, waited)
+        if not sampling.everything and not sampling.wants(
+            self._route.cls.value, key[4], self._request_id, total
+        ):
+            return
         wall = runtime.clock.wall() - total
         if outcome.parts is not None:
             sender = self._path.senders.get((agent, words)) or self._path.sender((agent, words))

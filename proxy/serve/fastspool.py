@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.message import NO_BODY, RequestHead
-from proxy.rules.answers import answer_kept, http_date
+from proxy.rules.answers import KEPT, answer_kept, http_date
 from proxy.rules.routing import outgoing_target
 from proxy.serve.fastcache import head_fields
 from proxy.serve.fastrecord import FastRecord, Stage
@@ -107,7 +107,7 @@ class FastSpool(FastRecord):
         now = self._runtime.clock.monotonic()
         close = connection.must_close(shape.close, now)
         before, after = shape.kept.get(close) or self._kept_answer(close=close)
-        out = before + http_date(self._runtime.clock.wall()) + after
+        out = self._identified(before + http_date(self._runtime.clock.wall()) + after) + KEPT
         self.stage, self._data = Stage.FREE, b""
         if close:
             connection.write(out)
@@ -121,7 +121,7 @@ class FastSpool(FastRecord):
         fields = head_fields(self._data[: self._size])
         head = RequestHead(self._method, self._target, self._minor, fields, self._shape.host, NO_BODY)
         answer = answer_kept(head, self._route.cls, 0.0, close=close)
-        rendered = render_response(answer.status, answer.reason, answer.fields) + answer.body
+        rendered = render_response(answer.status, answer.reason, answer.fields)
         before, _, after = rendered.partition(_EPOCH)
         self._shape.kept[close] = before, after
         return before, after

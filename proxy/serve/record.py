@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from proxy.config.schema import LogLevel
 from proxy.errors import Source
-from proxy.message import Forward
+from proxy.message import EndpointClass, Forward
 from proxy.observe.log import AccessRecord, Cause, Phase, cause_of, termination
 from proxy.rules.address import anonymised, is_public
+from proxy.rules.forwarding import with_request_id
 
 if TYPE_CHECKING:
     from proxy.errors import Failure, Violation
@@ -41,6 +42,11 @@ class Record:
             if name.lower() == b"user-agent":
                 line.user_agent = value
                 break
+
+    def identified(self, head: bytes) -> bytes:
+        """Return a rendered answer head, with the request's id if clients are told it."""
+        told = self._runtime.tables.forwarding.answer_id and self._line.request_id
+        return with_request_id(head, self._line.request_id) if told else head
 
     def sent_since(self, bytes_out: int) -> None:
         """The answer began when the connection had sent so many bytes."""
@@ -119,6 +125,15 @@ class Record:
         line.termination = termination(cause_of(failure), phase)
         line.error = f"{failure.kind}: {failure.detail}"
         if phase in (Phase.ANSWER, Phase.TUNNEL):
+            if failure.source in _TRUNCATED_CURES:
+                self._runtime.told_apart(
+                    "truncated_answer",
+                    request_id=line.request_id,
+                    route=line.route,
+                    upstream=line.upstream,
+                    error=line.error,
+                    cure=_TRUNCATED_CURES[failure.source],
+                )
             line.error = f"truncated: {line.error}"
         elif failure.source is Source.DOWNSTREAM:
             line.status = failure.status
@@ -206,10 +221,34 @@ def shown(runtime: Runtime, ip: IPAddress | None) -> str:
     return str(anonymised(ip) if runtime.config.forwarding.anonymise else ip)
 
 
+_TRUNCATED_CURES = {
+    Source.UPSTREAM: "look at the upstream's log for this request id",
+    Source.PROXY: "the proxy was stopped; give it longer with timeouts.drain",
+}
+
+_SLOW_CURE = "look at the upstream, or raise log.slow where so much time is usual"
+
+
+def tell_slow(
+    runtime: Runtime, request_id: str, route: str, upstream: str, total: float, waited: float | None
+) -> None:
+    """Write to the error log that a request took long; ``waited``: of it, for the upstream's first byte."""
+    times = {"t_total": round(total, 3)}
+    if waited is not None:
+        times["t_first_byte"] = round(waited, 3)
+    runtime.told_apart(
+        "slow_request", request_id=request_id, route=route, upstream=upstream, **times, cure=_SLOW_CURE
+    )
+
+
 def _count_and_write(runtime: Runtime, line: AccessRecord) -> None:
     counters = runtime.counters
     counters.request(line.route, line.cls, line.method, line.status)
     counters.durations.of(line.cls).add(line.t_total or 0.0)
     counters.request_bytes += line.bytes_in
     counters.response_bytes += line.bytes_out
-    runtime.access_log.write(runtime.encode_access(line))
+    total, sampling = line.t_total or 0.0, runtime.sampling
+    if total >= sampling.slow and line.cls != EndpointClass.STREAM.value and line.status != 101:
+        tell_slow(runtime, line.request_id, line.route, line.upstream, total, line.t_first_byte)
+    if sampling.wants(line.cls, line.status, line.request_id, total, line.error):
+        runtime.access_log.write(runtime.encode_access(line))

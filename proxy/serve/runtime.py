@@ -8,9 +8,11 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from proxy.config.schema import LogLevel
 from proxy.net.doorway import peer_of
 from proxy.net.outbox import Outbox
 from proxy.observe.log import error_line, is_kept
+from proxy.observe.sampling import Sampling
 from proxy.rules.address import client_network
 from proxy.rules.limits import ClientRates, limited_network
 from proxy.serve.symptoms import Symptoms
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.clock import Clock, Deadlines
-    from proxy.config.schema import Config, LogLevel
+    from proxy.config.schema import Config
     from proxy.message import ClientAddress, IPAddress
     from proxy.net.certificates import ServerTls
     from proxy.net.doorway import Guest
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from proxy.serve.fastpath import FastPath
     from proxy.serve.passage import Passage
     from proxy.serve.spooling import Spooling
+
+
+TELL_INTERVAL = 1.0
+"""Seconds between two warnings of a kind about single requests."""
 
 
 def request_ids() -> Callable[[], str]:
@@ -98,10 +104,13 @@ class Runtime:
     """What all of them read into (net/bridge.py)."""
     clients: dict[Packed, int] = field(default_factory=dict)
     _announces: bool = field(init=False)
+    _told: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """When a warning was written last, and how many were passed over since, by event (there are few)."""
     ports: dict[str, int] = field(default_factory=dict)
     """The port of each listener that has had a connection: it is asked for once."""
     outbox: Outbox = field(default_factory=Outbox)
     head_limits: HeadLimits = field(init=False)
+    sampling: Sampling = field(init=False)
     rates: ClientRates | None = field(init=False)
     """Who has sent how much lately; ``None``: rates are not limited."""
 
@@ -113,6 +122,7 @@ class Runtime:
         self.symptoms = Symptoms(self)
         self.log_level = self.config.log.level
         self.rates = ClientRates.of(limits)
+        self.sampling = Sampling(self.config.log)
 
     def error(self, level: LogLevel, event: str, **fields: object) -> None:
         """Write one line to the error log, if its level is kept."""
@@ -121,6 +131,17 @@ class Runtime:
             self.error_log.write(
                 error_line(level, event, self.clock.wall(), self.config.log.format, **fields)
             )
+
+    def told_apart(self, event: str, **fields: object) -> None:
+        """Write a warning about one request to the error log, one of a kind in a second at most: they come
+        in crowds. ``others`` says how many were passed over since the last one."""
+        now = self.clock.monotonic()
+        last, passed = self._told.get(event, (now - TELL_INTERVAL, 0))
+        if now - last < TELL_INTERVAL:
+            self._told[event] = last, passed + 1
+            return
+        self._told[event] = now, 0
+        self.error(LogLevel.WARNING, event, **fields, **({"others": passed} if passed else {}))
 
     @property
     def present(self) -> int:

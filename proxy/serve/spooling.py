@@ -99,7 +99,7 @@ class Spooling:
         close = connection.must_close(exchange.head.close, self._runtime.clock.monotonic())
         answer = answer_kept(exchange.head, forward.route.cls, self._runtime.clock.wall(), close=close)
         exchange.answer_begins()
-        connection.answer(answer)
+        connection.answer(answer, exchange.record)
         exchange.record.from_spool(answer.status, why)
         return not answer.close
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.errors import Failure, Source
+from proxy.errors import Failure, Source, late_answer, stuck_upstream
 from proxy.wire.bodies import LAST_CHUNK, chunk
 
 if TYPE_CHECKING:
@@ -74,19 +74,9 @@ def client_gone() -> Failure:
     return Failure(Source.DOWNSTREAM, "client_gone", 499, "the client closed the connection")
 
 
-def late_answer() -> Failure:
-    """The upstream did not say the next thing in time."""
-    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
-
-
 def sick_answer(status: int) -> Failure:
     """The upstream's answer says that it is ill (``lease.SICK``)."""
     return Failure(Source.UPSTREAM, "sick_answer", status, f"the upstream answered {status}")
-
-
-def stuck_upstream() -> Failure:
-    """The upstream takes nothing more of the request."""
-    return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")
 
 
 def stuck_client() -> Failure:

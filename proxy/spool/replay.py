@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.clock import NEVER
-from proxy.errors import Failure, Source
+from proxy.errors import Failure, late_answer, stuck_upstream
 from proxy.message import first_value
 from proxy.rules.caching import is_html
 from proxy.spool.record import SpoolFailed, SpoolFull
@@ -327,7 +327,7 @@ class Feeder:
             answer = None if body is not None else await self._send_pieces(lease, stored)
             if answer is None:
                 due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
-                answer = await lease.exchange.read_head(due, _late)
+                answer = await lease.exchange.read_head(due, late_answer)
             lease.report(answer.status, None)
             await self._read_away(lease)
         except Failure as failure:
@@ -349,7 +349,7 @@ class Feeder:
     async def _send_pieces(self, lease: Lease, stored: Stored) -> ResponseHead | None:
         """Send a large body; an answer that comes before its end (a 413) is returned."""
         loop = asyncio.get_running_loop()
-        reading = loop.create_task(lease.exchange.read_head(NEVER, _late))
+        reading = loop.create_task(lease.exchange.read_head(NEVER, late_answer))
         sending = loop.create_task(self._pieces(lease, stored))
         try:
             await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -365,7 +365,7 @@ class Feeder:
     async def _pieces(self, lease: Lease, stored: Stored) -> None:
         async for piece in self._keeper.body(stored):
             lease.exchange.send_body(piece)
-            await lease.exchange.drain(self._timeouts.write_stall, _stuck)
+            await lease.exchange.drain(self._timeouts.write_stall, stuck_upstream)
         lease.exchange.end_body()
 
     async def _read_away(self, lease: Lease) -> None:
@@ -373,7 +373,7 @@ class Feeder:
         size = 0
         while not lease.exchange.over and size <= _MOST_OF_AN_ANSWER:
             due = self._deadlines.clock.monotonic() + self._timeouts.answer_stall
-            size += len(await lease.exchange.read_body(due, _late))
+            size += len(await lease.exchange.read_body(due, late_answer))
 
 
 def _by_client(records: Iterable[Stored]) -> Iterable[list[Stored]]:
@@ -387,11 +387,3 @@ def _said_to_wait(answer: ResponseHead) -> float | None:
     """Seconds of Retry-After (RFC 9110 section 10.2.3), where they are given as such."""
     value = first_value(answer.fields, b"retry-after") or b""
     return float(value) if value.isdigit() and len(value) < 7 else None
-
-
-def _late() -> Failure:
-    return Failure(Source.UPSTREAM, "upstream_timeout", 504, "the upstream did not answer in time")
-
-
-def _stuck() -> Failure:
-    return Failure(Source.UPSTREAM, "upstream_write_timeout", 504, "the upstream stopped reading the request")

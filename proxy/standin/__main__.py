@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-async def run(listen: str, static: Path | None) -> None:
+async def run(listen: str, static: Path | None, journal: Path | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Standin(listen, static=static) as standin:
+    async with Standin(listen, static=static, journal=journal) as standin:
         print(f"ready {standin.url}", flush=True)
         await stop.wait()
 
@@ -33,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy.standin", description="A stand-in for PostHog.")
     parser.add_argument("--listen", default="127.0.0.1:0", help="HOST:PORT or unix:/path")
     parser.add_argument("--static", type=Path, help="folder with posthog-js's built files")
+    parser.add_argument("--journal", type=Path, help="file that gets a line for each event")
     options = parser.parse_args(arguments)
     try:
-        asyncio.run(run(options.listen, options.static))
+        asyncio.run(run(options.listen, options.static, options.journal))
     except (OSError, NotationError) as error:
         print(f"cannot listen on {options.listen}: {error}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from proxy.cli import run_until_stopped
 from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
-from proxy.observe.log import file_sink
+from proxy.observe.sinks import open_sink
 from proxy.observe.writer import LogWriter
 from proxy.server import Proxy
 from proxy.standin.page import SERVICES, TOKEN, js_snippet, python_snippet
@@ -97,8 +97,8 @@ async def _proxy(standin: Standin, listen: str | None, *, log: bool) -> AsyncIte
         config = config_from({"listen": [address], "upstream": standin.url, "log": {"format": "text"}}).config
         return Proxy(config, access_sink=access, error_sink=errors)
 
-    access = LogWriter(file_sink("stdout" if log else "off"))
-    errors = LogWriter(file_sink("stderr" if log else "off"))
+    access = LogWriter(open_sink("stdout" if log else "off"))
+    errors = LogWriter(open_sink("stderr" if log else "off"))
     try:
         proxy = prepared(listen or DEFAULT_LISTEN)
         try:

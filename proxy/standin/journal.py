@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,9 +12,13 @@ from proxy.standin.timing import iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 MAX_KEPT = 1_000
 """Events, and as many requests, that are kept."""
+
+MAX_KEYS = 100_000
+"""Events that are remembered, to tell which come twice."""
 
 MAX_BYTES = 16 * 1024 * 1024
 """Bytes of all kept events together, and of all kept requests."""
@@ -130,9 +134,17 @@ class Kept(Generic[T]):
 
 
 class Journal:
-    """What arrived. ``event_count`` and ``request_count`` go on counting beyond what is kept."""
+    """What arrived. ``event_count`` and ``request_count`` go on counting beyond what is kept; ``duplicates``
+    are the events that had come before, by what PostHog tells them apart by (``Event.key``).
 
-    def __init__(self) -> None:
+    :param file: gets a line of JSON for each event before its sender is answered, and so outlives this
+        process, however it ends.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = None if file is None else file.open("ab", buffering=0)
+        self._keys: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self.duplicates = 0
         self._events: Kept[Event] = Kept()
         self._requests: Kept[Request] = Kept()
         self._changed = asyncio.Event()
@@ -157,6 +169,12 @@ class Journal:
     def add_event(self, event: Event, size: int) -> None:
         """``size`` is what its properties take as JSON, in bytes."""
         self.event_count += 1
+        self.duplicates += event.key in self._keys
+        self._keys[event.key] = None
+        if len(self._keys) > MAX_KEYS:
+            self._keys.popitem(last=False)
+        if self._file is not None:
+            self._file.write(json.dumps([*event.key, event.time, event.ip]).encode() + b"\n")
         self._events.add(event, size)
         self._changed.set()
         for listener in tuple(self._listeners):
@@ -182,3 +200,10 @@ class Journal:
     def clear(self) -> None:
         self._events.clear()
         self._requests.clear()
+        self._keys.clear()
+        self.duplicates = 0
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._file is not None:
+            self._file.close()

@@ -34,6 +34,7 @@ class Probes:
         yield web.get("/__standin__/", self._page)
         yield web.get("/__standin__/events", self._events)
         yield web.get("/__standin__/requests", self._requests)
+        yield web.get("/__standin__/counts", self._counts)
         yield web.get(r"/download/{size:\d+}", self._download)
         yield web.route("*", "/upload", self._upload)
         yield web.get("/_health", self._health)
@@ -69,6 +70,11 @@ class Probes:
 
     async def _requests(self, request: web.Request) -> web.Response:
         return web.json_response([record.as_dict() for record in self._journal.requests])
+
+    async def _counts(self, request: web.Request) -> web.Response:
+        journal = self._journal
+        counts = {"events": journal.event_count, "requests": journal.request_count}
+        return web.json_response(counts | {"duplicates": journal.duplicates})
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         """So many bytes; chunked with `?chunked=1`, else with a Content-Length."""

@@ -43,7 +43,8 @@ LOCAL_GATE = Gate(trusted=frozenset({"127.0.0.1", "::1", ""}))
 
 class Standin:
     """``listen`` is ``HOST:PORT`` (port 0: any free one) or ``unix:/path``; ``static`` a folder of
-    posthog-js's built files; ``gate`` how Django's IP gate is set up.
+    posthog-js's built files; ``gate`` how Django's IP gate is set up; ``journal`` a file that gets a line for
+    each event.
 
     Everything kept is bounded (journal.py); bodies are read up to PostHog's own caps.
     """
@@ -55,12 +56,13 @@ class Standin:
         static: Path | None = None,
         gate: Gate = LOCAL_GATE,
         clock: Clock | None = None,
+        journal: Path | None = None,
     ) -> None:
         self._listen = listen_address(listen)
         self._gate = gate
         self._clock = clock or Clock()
         self._faults = Faults()
-        self.journal = Journal()
+        self.journal = Journal(journal)
         self._streams = Streams(self.journal)
         self._runner = self._build(static)
         self.url = ""
@@ -112,6 +114,7 @@ class Standin:
     ) -> None:
         await self._streams.close()
         await self._runner.cleanup()
+        self.journal.close()
         self._unlink()
 
     def _unlink(self) -> None:

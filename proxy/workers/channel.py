@@ -108,14 +108,19 @@ class Keep:
     level: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """To a worker: open the log files anew, which somebody has moved away."""
+
+
 Message: TypeAlias = (
-    Handed | Accept | Drain | Close | Keep | Ready | Alive | Retired | Failed | Counted | Reported
+    Handed | Accept | Drain | Close | Keep | Reopen | Ready | Alive | Retired | Failed | Counted | Reported
 )
 
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        *(Handed, Accept, Drain, Close, Keep),
+        *(Handed, Accept, Drain, Close, Keep, Reopen),
         *(Ready, Alive, Retired, Failed, Counted, Reported),
     )
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.observe.lifetime import Lifetime
     from proxy.observe.metrics import Snapshot
     from proxy.observe.report import Report
+    from proxy.workers.channel import Message
     from proxy.workers.child import Child
     from proxy.workers.fleet import Fleet, Worker
 
@@ -57,8 +58,12 @@ class FleetFacts:
     def set_log_level(self, level: LogLevel) -> None:
         """Tell all workers."""
         self.log_level = level
+        self.tell_all(Keep(level.value))
+
+    def tell_all(self, message: Message) -> None:
+        """Tell every worker, draining ones too."""
         for child in list(self._children.values()):
-            child.tell(Keep(level.value))
+            child.tell(message)
 
     def serves(self, config: Config) -> None:
         """This configuration is served from now on."""

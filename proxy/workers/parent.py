@@ -33,7 +33,7 @@ from proxy.observe.metrics import add_snapshot, flattened
 from proxy.observe.turns import Turns, lock_file
 from proxy.observe.writer import log_writer
 from proxy.workers import MAX_DRAINING, worker_count
-from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Reported, Retired
+from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Reopen, Reported, Retired
 from proxy.workers.child import Child
 from proxy.workers.facts import FleetFacts
 from proxy.workers.fleet import (
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from proxy.workers.channel import Message
     from proxy.workers.fleet import Command, Generation, Worker
 
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 
 LOG_PATIENCE = 1.0
 """Seconds to wait for the last lines of a log that is closed."""
@@ -415,6 +415,9 @@ class Supervisor:
         for number in heard:
             if number == signal.SIGHUP:
                 self._ask_for_reload()
+            elif number == signal.SIGUSR1:
+                self._stage.errors.reopen()
+                self._facts.tell_all(Reopen())
             elif number != signal.SIGCHLD:
                 self._stop(signal.Signals(number))
 

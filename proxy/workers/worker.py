@@ -37,6 +37,7 @@ from proxy.workers.channel import (
     Handed,
     Keep,
     Ready,
+    Reopen,
     Reported,
     Retired,
 )
@@ -59,9 +60,10 @@ FAREWELL = 5.0
 class Worker:
     """One proxy that does what the parent says."""
 
-    def __init__(self, channel: Channel, proxy: Proxy) -> None:
+    def __init__(self, channel: Channel, proxy: Proxy, logs: Logs) -> None:
         self._channel = channel
         self._proxy = proxy
+        self._logs = logs
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._listeners: dict[int, Listener] = {}
         self._drains: set[asyncio.Task[None]] = set()
@@ -103,6 +105,8 @@ class Worker:
             self._forget(keep=message.numbers)
         elif isinstance(message, Keep):
             self._proxy.log_level = LogLevel(message.level)
+        elif isinstance(message, Reopen):
+            self._logs.reopen()
         elif isinstance(message, Drain):
             if message.handover:
                 # Sockets that the new configuration has no more are to be closed by all who have them.
@@ -148,7 +152,7 @@ async def work(number: int, config: Config, channel: Channel, turns: Turns) -> N
             worker=number,
             share=worker_count(config),
         )
-        worker = Worker(channel, proxy)
+        worker = Worker(channel, proxy, logs)
         async with proxy:
             await worker.run()
         worker.last_push()
@@ -158,7 +162,7 @@ async def work(number: int, config: Config, channel: Channel, turns: Turns) -> N
 
 def main(arguments: Sequence[str]) -> int:
     """Be a worker; return the exit status."""
-    for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(unheard, signal.SIG_IGN)
     number, channel_descriptor, settings, turns = map(int, arguments)
     channel = Channel(socket.socket(fileno=channel_descriptor))

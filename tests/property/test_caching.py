@@ -209,7 +209,7 @@ configurations = st.fixed_dictionaries(
         "cache": st.sampled_from(
             [{}, {}, {"max_entry": 1024}, {"variants": 1}, {"stale": 0}, {"enabled": False}]
         ),
-        "forwarding": st.sampled_from([{}, {}, {"via": True}]),
+        "forwarding": st.sampled_from([{}, {}, {"via": True}, {"answer_request_id": True}]),
         "limits": st.sampled_from([{}, {"requests_per_connection": 2}, {"write_buffer": 4096}]),
         "aliases": st.sampled_from([{}, {"prefix": "/x9"}]),
         "trust": st.sampled_from([{}, {"proxies": ["127.0.0.1"]}]),

@@ -218,6 +218,7 @@ fast_answers = st.sampled_from(
     [
         USUAL,
         b"HTTP/1.1 204 No Content\r\ndate: D\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nDate: D\r\nx-request-id: theirs\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\nDate: D\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 2\r\n\r\nok",
         CLOSING,
@@ -280,7 +281,14 @@ configurations = st.fixed_dictionaries(
             ]
         ),
         "forwarding": st.sampled_from(
-            [{}, {"chain": "append"}, {"anonymise": True}, {"via": True}, {"drop_ingest_cookies": True}]
+            [
+                {},
+                {"chain": "append"},
+                {"anonymise": True},
+                {"via": True},
+                {"drop_ingest_cookies": True},
+                {"answer_request_id": True},
+            ]
         ),
         "aliases": st.sampled_from([{}, {"prefix": "/k7", "paths": ["/x1=/e/", "/lib.js=/static/array.js"]}]),
         "access": st.sampled_from(
@@ -313,6 +321,7 @@ configurations = st.fixed_dictionaries(
             ]
         ),
         "host": st.sampled_from(["keep", "upstream"]),
+        "log": st.sampled_from([{}, {}, {"sample": 40}, {"sample": 0}, {"quiet": ["ingest_v0", "sdk_read"]}]),
         "tls": st.sampled_from(
             [{}, {}, {"hsts": 300}, {"redirect_https": True}, {"refuse_http": True, "hsts": 300}]
         ),

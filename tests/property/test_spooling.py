@@ -87,7 +87,8 @@ def test_both_paths_keep_the_same(
     assert fast.down == general.down
     assert fast.log == general.log
     assert fast.counters == general.counters
-    assert fast.log.count('"origin": "spool"') == len(kept_by_fast)
+    if not config.get("log"):  # every request has a line
+        assert fast.log.count('"origin": "spool"') == len(kept_by_fast)
 
 
 def test_what_is_kept_is_what_would_have_been_sent() -> None:

@@ -106,6 +106,8 @@ PARTS = {
     "openssl": _program("openssl", "openssl"),
     "htpasswd": _program("htpasswd", "apache2-utils"),
     "wrk": _program("wrk", "wrk"),
+    "logrotate": _program("logrotate", "logrotate"),
+    "promtool": _program("promtool", "prometheus"),
     "node": Part(_node, "make provision (or install Node.js 20 or later)"),
     "mounts": Part(_mounts, "root, or a kernel with unprivileged user namespaces", _no_mounts),
     "systemd-nspawn": _program("systemd-nspawn", "systemd-container"),

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from proxy.errors import ConfigError, Failure, Problem, ProxyError, Resend, Source, Violation, described
+from proxy.errors import (
+    ConfigError,
+    Failure,
+    Problem,
+    ProxyError,
+    Resend,
+    Source,
+    Violation,
+    described,
+    late_answer,
+    stuck_upstream,
+)
 
 
 def test_a_configuration_problem_names_key_value_cure_and_place() -> None:
@@ -29,3 +40,11 @@ def test_what_hindered_a_start_is_one_line() -> None:
     assert described(OSError(2, "No such file", "/a/b")) == "/a/b: No such file"
     assert described(OSError(98, "cannot listen")) == "cannot listen"
     assert described(OSError("any text")) == "any text"
+
+
+def test_the_failures_of_upstreams_that_are_too_slow() -> None:
+    for failure, kind in (
+        (late_answer(), "upstream_timeout"),
+        (stuck_upstream(), "upstream_write_timeout"),
+    ):
+        assert (failure.source, failure.kind, failure.status) == (Source.UPSTREAM, kind, 504)

@@ -49,6 +49,13 @@ def test_a_route_of_its_own() -> None:
     assert said["routes[].first_byte_timeout"] == "7s"
 
 
+def test_the_spool_and_its_patience() -> None:
+    said = keys("/e/", spool={"directory": "/var/lib/spool"})
+    assert said["spool.first_byte"] == "8s"
+    assert said["spool.mode"] == "/var/lib/spool"
+    assert "spool.mode" not in keys("/flags/", spool={"directory": "/var/lib/spool"})
+
+
 def test_no_body_no_limit_of_it() -> None:
     assert not [key for key in keys("/e/") if "body" in key]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,23 +14,17 @@ from proxy.observe.log import (
     AccessRecord,
     BatchedLog,
     Cause,
-    FileSink,
-    NoSink,
     Phase,
     cause_of,
     encode_json,
     encode_text,
     error_line,
-    file_sink,
     is_kept,
     logged_path,
     masked,
     sdk_of,
     termination,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TOKEN = "phc_Vt3mX9kQeYw2LrB7NsHd4ZpA6uJgTcF1"
 
@@ -381,71 +373,6 @@ class TestBatchedLog:
         log.write(b"a\n")
         with pytest.raises(TypeError):
             log.flush()
-
-
-class TestFileSink:
-    def test_appends_to_a_file_that_only_the_owner_may_write(self, tmp_path: Path) -> None:
-        path = tmp_path / "access.log"
-        for text in (b"one\n", b"two\n"):
-            sink = file_sink(str(path))
-            sink(text)
-            sink.close()
-            sink.close()
-        assert path.read_bytes() == b"one\ntwo\n"
-        assert path.stat().st_mode & 0o137 == 0
-
-    def test_whoever_writes_to_the_same_place_names_the_same_place(self, tmp_path: Path) -> None:
-        one, two, other = (file_sink(str(tmp_path / name)) for name in ("a.log", "a.log", "b.log"))
-        places = [sink.place for sink in (one, two, other) if isinstance(sink, FileSink)]
-        assert places[0] == places[1] == (tmp_path / "a.log").stat().st_ino != places[2]
-        for sink in (one, two, other):
-            sink.close()
-
-    def test_a_file_that_cannot_be_opened(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError):
-            file_sink(str(tmp_path / "no" / "access.log"))
-
-    @pytest.mark.parametrize("where", ["stdout", "stderr"])
-    def test_standard_streams_stay_open(self, where: str, capfd: pytest.CaptureFixture[str]) -> None:
-        sink = file_sink(where)
-        sink(b"one\n")
-        sink.close()
-        sink(b"two\n")
-        captured = capfd.readouterr()
-        assert getattr(captured, where.replace("std", "")) == "one\ntwo\n"
-
-    def test_off_writes_nowhere(self, capfd: pytest.CaptureFixture[str]) -> None:
-        sink = file_sink("off")
-        sink(b"one\n")
-        sink.close()
-        assert isinstance(sink, NoSink)
-        assert capfd.readouterr() == ("", "")
-
-    def test_a_large_batch_is_written_whole(self, tmp_path: Path) -> None:
-        # A pipe takes 64 KiB at a time: one write is not enough.
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-        sink = FileSink(writing, owned=True)
-        try:
-            with pytest.raises(BlockingIOError):
-                sink(b"x" * 1_000_000)
-            written = len(os.read(reading, 1_000_000))
-            assert 0 < written < 1_000_000
-            sink(b"end\n")
-            assert os.read(reading, 100) == b"end\n"
-        finally:
-            sink.close()
-            os.close(reading)
-
-    def test_a_reader_that_is_gone_is_counted_by_the_log(self) -> None:
-        reading, writing = os.pipe()
-        os.close(reading)
-        sink = FileSink(writing, owned=True)
-        log = BatchedLog(sink)
-        log.write(b"a\n")
-        log.flush()
-        assert log.lost == 1
-        sink.close()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.observe.log import FileSink
+from proxy.observe.sinks import FileSink
 from proxy.observe.turns import SharedSink, Turns, lock_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ LINES = 20
 
 WRITE = f"""
 import sys
-from proxy.observe.log import FileSink
+from proxy.observe.sinks import FileSink
 from proxy.observe.turns import SharedSink, Turns
 sink = SharedSink(FileSink(1, owned=False), Turns(int(sys.argv[1])))
 for _ in range({LINES}):

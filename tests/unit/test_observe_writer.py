@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.config.schema import LogConfig
-from proxy.observe.log import NoSink, file_sink
+from proxy.observe.sinks import NoSink, open_sink
 from proxy.observe.turns import Turns
-from proxy.observe.writer import QUEUED, Logs, LogWriter
+from proxy.observe.writer import QUEUED, Logs, LogWriter, log_writer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_batches_are_written_in_order_and_the_file_closed(tmp_path: Path) -> None:
-    sink = file_sink(str(tmp_path / "log"))
+    sink = open_sink(str(tmp_path / "log"))
     writer = LogWriter(sink)
     for number in range(10):
         writer(b"%d\n" % number)
@@ -60,7 +60,7 @@ def test_a_place_that_takes_nothing_blocks_nobody_and_a_failure_loses_one_batch(
 def test_a_reader_that_is_gone_is_survived() -> None:
     read, write = os.pipe()
     os.close(read)
-    sink = file_sink("off")
+    sink = open_sink("off")
     writer = LogWriter(sink)
     writer(b"x")
     writer.close()
@@ -83,3 +83,33 @@ def test_a_log_that_cannot_be_opened_leaves_the_other_closed(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError):
         Logs(LogConfig(access=str(tmp_path / "log"), errors=str(tmp_path / "none" / "log")), Turns())
     assert threading.active_count() == threads
+
+
+def test_files_that_were_moved_away_are_made_anew_before_the_next_line(tmp_path: Path) -> None:
+    names = ("access", "errors")
+    logs = Logs(LogConfig(access=str(tmp_path / "access"), errors=str(tmp_path / "errors")), Turns())
+    logs.access(b"one\n")
+    logs.errors(b"one\n")
+    for name in names:
+        while not (tmp_path / name).read_bytes():
+            threading.Event().wait(0.01)
+        (tmp_path / name).rename(tmp_path / f"{name}.1")
+    logs.reopen()
+    logs.access(b"two\n")
+    logs.errors(b"two\n")
+    logs.close()
+    for name in names:
+        assert (tmp_path / f"{name}.1").read_bytes() == b"one\n"
+        assert (tmp_path / name).read_bytes() == b"two\n"
+
+
+def test_a_place_that_cannot_be_opened_anew_costs_nothing_but_that(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    writer = log_writer(str(folder / "a"), Turns())
+    folder.rename(tmp_path / "moved")
+    writer.reopen()
+    writer(b"one\n")
+    writer.close()
+    assert writer.lost == 1
+    assert (tmp_path / "moved" / "a").read_bytes() == b"one\n"

@@ -35,6 +35,7 @@ from proxy.rules.forwarding import (
     forwarded_for_walked,
     request_fields,
     response_fields,
+    with_request_id,
 )
 from proxy.standin.client_ip import Gate, by_service
 
@@ -883,3 +884,14 @@ def test_what_a_service_vouches_for_is_taken_from_no_client(name: str) -> None:
     assert b"root" not in [value for _, value in out.fields]
     assert (b"Remote-User-Id", b"7") in out.fields
     assert out.dropped == ("managed",)
+
+
+def test_the_id_of_the_request_is_the_last_line_of_its_answer_and_the_only_one() -> None:
+    assert with_request_id(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", "id") == (
+        b"HTTP/1.1 200 OK\r\nA: b\r\nX-Request-Id: id\r\n\r\n"
+    )
+    table = ForwardingTable.of(ForwardingConfig(answer_request_id=True))
+    head = ResponseHead(200, b"OK", 1, ((b"x-request-id", b"theirs"),), NO_BODY, False)
+    for each, kept in ((table, False), (ForwardingTable.of(ForwardingConfig()), True)):
+        fields = response_fields(head, method=b"GET", minor=1, close=False, date=b"D", table=each)
+        assert (first_value(fields, b"x-request-id") is not None) is kept

@@ -140,3 +140,55 @@ async def test_text_lines_are_for_eyes() -> None:
         await play.until(lambda: play.proxy.counters.requests_in_flight == 0)
         play.proxy.sweep()
     assert b" 127.0.0.1 GET ph.example/app 200 upstream " in play.access
+
+
+@pytest.mark.parametrize("fast", [True, False])
+async def test_a_slow_request_is_told_and_always_logged(fast: bool) -> None:
+    async with Play(fast_path=fast, log={"slow": 5, "sample": 0}) as play:
+        client = await play.client()
+        for seconds in (1, 6):
+            client.say(GET)
+            upstream = await play.upstream()
+            await upstream.hear_head()
+            play.clock.now += seconds
+            upstream.say(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await client.hear_answer()
+        line = await play.line()
+        assert line["t_total"] == 6
+        play.proxy.sweep()
+        [told] = [json.loads(each) for each in play.errors.splitlines() if b"slow_request" in each]
+        assert (told["request_id"], told["t_total"], told["t_first_byte"]) == (line["request_id"], 6, 6)
+        assert told["cure"]
+
+
+async def test_an_answer_that_the_upstream_cuts_is_told() -> None:
+    async with Play(fast_path=False) as play:
+        client = await play.client()
+        client.say(GET)
+        upstream = await play.upstream()
+        await upstream.hear_head()
+        upstream.say(b"HTTP/1.1 200 OK\r\nDate: D\r\nContent-Length: 9\r\n\r\nhalf")
+        upstream.hang_up()
+        await client.hear_end()
+        line = await play.line()
+        play.proxy.sweep()
+        [told] = [json.loads(each) for each in play.errors.splitlines() if b"truncated_answer" in each]
+        assert (told["request_id"], told["cure"]) == (
+            line["request_id"],
+            "look at the upstream's log for this request id",
+        )
+
+
+async def test_clients_may_be_told_the_ids_of_their_requests() -> None:
+    async with Play(forwarding={"answer_request_id": True}, pool={"retries": 0}) as play:
+        client = await play.client()
+        for fail in (False, True):
+            client.say(GET)
+            if not fail:
+                upstream = await play.upstream()
+                await upstream.hear_head()
+                upstream.say(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                await play.stop_upstream()
+            _, head, _ = await client.hear_answer()
+            line = await play.line(1 + fail)
+            assert head.endswith(f"\r\nX-Request-Id: {line['request_id']}\r\n\r\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from ipaddress import ip_address
 from typing import Any
@@ -128,3 +129,18 @@ def test_rates_are_not_limited_unless_said() -> None:
     client = ClientAddress(ip_address("203.0.113.7"), AddressSource.PEER, False)
     assert shared.rates is None
     assert [shared.throttle(client) for _ in range(1000)] == [0] * 1000
+
+
+def test_warnings_about_single_requests_come_once_a_second_and_say_how_many_there_were() -> None:
+    errors = bytearray()
+    shared = runtime(errors)
+    for pause in (0.0, 0.5, 0.4, 0.2):
+        assert isinstance(shared.clock, HandClock)
+        shared.clock.now += pause
+        shared.told_apart("slow_request", request_id=str(pause))
+        shared.told_apart("truncated_answer")
+    shared.error_log.flush()
+    said = [json.loads(line) for line in errors.splitlines()]
+    slow = [(line["request_id"], line.get("others")) for line in said if line["event"] == "slow_request"]
+    assert slow == [("0.0", None), ("0.2", 2)]
+    assert len(said) == 4

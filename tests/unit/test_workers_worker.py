@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.config.schema import TcpAddress
+from proxy.config.schema import LogConfig, TcpAddress
 from proxy.config.sources import Sources
 from proxy.net.listen import bind
 from proxy.observe.turns import Turns, lock_file
+from proxy.observe.writer import Logs
 from proxy.server import Proxy
 from proxy.workers import worker as module
 from proxy.workers.channel import (
@@ -82,14 +83,16 @@ async def employed(play: Play) -> AsyncIterator[tuple[Parent, Proxy, asyncio.Tas
     errors = bytearray()
     proxy = Proxy(play.proxy.config, listeners=(), clock=play.clock, error_sink=errors.extend)
     parent = Parent(ours)
+    logs = Logs(LogConfig(access="off", errors="off"), Turns())
     async with proxy:
-        worker = Worker(theirs, proxy)
+        worker = Worker(theirs, proxy, logs)
         task = asyncio.create_task(worker.run())
         await until(lambda: parent.kinds() == [Ready])
         yield parent, proxy, task
         ours.close()
         await task
         worker.last_push()
+    logs.close()
     theirs.close()
 
 
