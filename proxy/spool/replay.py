@@ -14,7 +14,7 @@ live requests wait for a connection, half as many: what was kept has time. A rec
 PostHog refuses for good becomes a dead letter; anything else stays where it is. Between a 2xx and the disk's
 word that the record is gone the process may end: then PostHog hears it twice, and tells by the uuid.
 
-Memory: ``WINDOW`` records with bodies of `spool.piece` at most, and for each that is in flight the body up to
+Memory: ``WINDOW`` records, with a MiB of bodies at most, and for each that is in flight the body up to
 ``CORRECTED_BYTES``; larger ones go in pieces.
 """
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from proxy.net.pool import UpstreamPool
     from proxy.spool.record import Keeper, RecordId, Stored
 
-WINDOW = 64
+WINDOW = 256
 """Records that are read at a time."""
 
 MOST_IN_FLIGHT = 16

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.delivery import Delivery
+from proxy.spool import replay
 from proxy.spool.record import SpoolRecord
-from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT, WINDOW
+from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT
 from tests.support.keeping import Kept
 from tests.support.play import Play
 
@@ -223,9 +224,12 @@ async def test_bodies_of_middling_size_are_read_whole() -> None:
         assert play.proxy.counters.spool_corrected == {("corrected",): 1}
 
 
-async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower() -> None:
+async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "WINDOW", 64)
     kept = Kept()
-    for number in range(WINDOW * 6):
+    for number in range(64 * 6):
         put(kept, client=b"%d" % number)
     async with delivering(kept) as (play, delivery):
         feeder, slow = delivery.replay._feeders["default"], False
@@ -245,7 +249,7 @@ async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower()
                     group.create_task(answer(await play.upstream()))
 
         accepting = asyncio.ensure_future(accept())
-        await play.until(lambda: len(kept.stored()) <= WINDOW)
+        await play.until(lambda: len(kept.stored()) <= 64)
         assert max(seen) == MOST_IN_FLIGHT
         slow = True
         await play.until(lambda: not kept.stored() and feeder.in_flight <= MOST_IN_FLIGHT // 2)
