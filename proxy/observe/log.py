@@ -23,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 
 from proxy.config.schema import LogFormat, LogLevel
 from proxy.errors import Source
+from proxy.observe.cures import CURES
 
 if TYPE_CHECKING:
     from proxy.errors import Failure
@@ -304,7 +305,10 @@ def error_line(
     level: LogLevel, event: str, wall: float, form: LogFormat = LogFormat.JSON, /, **fields: object
 ) -> bytes:
     """Return one line of the error log: ``event`` is its machine word, ``wall`` seconds since the
-    epoch. Values that are neither text, number nor truth value are shown as text."""
+    epoch. Values that are neither text, number nor truth value are shown as text. Warnings and errors end in
+    their ``cure`` (cures.py), unless they have one of their own."""
+    if "cure" not in fields and event in CURES and is_kept(level, LogLevel.WARNING):
+        fields["cure"] = CURES[event]
     if form is LogFormat.TEXT:
         words = [_timestamp(wall), level.value.upper(), _word(event)]
         words += [f"{_word(name)}={_quoted(value, MAX_EVENT_TEXT)}" for name, value in fields.items()]
