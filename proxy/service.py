@@ -32,7 +32,7 @@ from proxy.notify import Notifier
 from proxy.observe.lifetime import Lifetime, installed_version
 from proxy.observe.metrics import Counters, flattened
 from proxy.observe.turns import Turns
-from proxy.observe.writer import Logs
+from proxy.observe.writer import Logs, reopen_logs
 from proxy.server import Proxy
 from proxy.workers import MAX_DRAINING, worker_count
 
@@ -187,7 +187,7 @@ class _Service:
     def _reopen_logs(self) -> None:
         """Somebody has moved the files away (logrotate)."""
         for stage in (self._current, *self._old.values()):
-            stage.logs.reopen()
+            reopen_logs(stage.logs.reopen, stage.proxy.error)
 
     def _tick(self) -> None:
         """Do what the admin listener has to do now and then."""

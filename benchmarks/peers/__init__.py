@@ -236,12 +236,13 @@ time-outs and the access log are as shipped."""
 @dataclass(frozen=True, slots=True)
 class Ours:
     """A build of this proxy: the Python that has it, what is put before and after (`VAR=VALUE`,
-    arguments)."""
+    arguments), the module that is run."""
 
     name: str
     python: Path
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    module: str = "proxy"
     relays: bool = True
     ends_tls: bool = True
     caches: bool = True
@@ -260,7 +261,7 @@ class Ours:
             "limits.connections_per_client": setting.clients,
             "cache.enabled": str(setting.cached).lower(),
         }
-        argv: list[str | Path] = [self.python, "-m", "proxy", "run"]
+        argv: list[str | Path] = [self.python, "-m", self.module, "run"]
         if setting.tcp:
             file = setting.folder / f"{self.name}.toml"
             file.write_text(f"listen = []\n[[listeners]]\naddress = '{LOOPBACK}:0'\nmode = 'tcp'\n")
@@ -339,11 +340,19 @@ def parse_ours(text: str) -> Ours:
 
 OTHERS: tuple[Peer, ...] = (Nginx(), HAProxy(), Caddy())
 
+WATCHING: tuple[Peer, ...] = (
+    Ours("watched", Path(sys.executable), arguments=("--set", "admin.listen=127.0.0.1:0")),
+    Ours("unlogged", Path(sys.executable), arguments=("--access-log", "off")),
+    Ours("bare", Path(sys.executable), module="benchmarks.bare"),
+)
+"""This working tree with everything on that watches it, without the access log, and without anything:
+`--peers bare,unlogged,watched` shows what each costs."""
+
 
 def choose(names: Sequence[str], ours: Sequence[Ours]) -> list[Peer]:
     """Return the proxies called ``names`` (`ours` stands for all of ``ours``). Raises ``ValueError`` for
     unknown ones and for names that are given twice."""
-    known: dict[str, list[Peer]] = {peer.name: [peer] for peer in OTHERS}
+    known: dict[str, list[Peer]] = {peer.name: [peer] for peer in (*OTHERS, *WATCHING)}
     known |= {build.name: [build] for build in ours}
     known["ours"] = list(ours)
     unknown = [name for name in names if name not in known]

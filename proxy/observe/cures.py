@@ -23,12 +23,18 @@ CURES: Mapping[str, str] = {
     "forward_auth_unreachable": "start the service that access.forward_auth names, or correct the url of its "
     "upstream; until then protected paths are refused",
     "internal_error": _REPORT,
+    "logs_not_reopened": "let the user that the proxy runs as create files there; until then the old ones "
+    "are written on",
     "parent_gone": "the parent process was killed: look for the reason (memory?) in the system's log; the "
     "service manager starts it again",
     "passwords_not_reloaded": "correct the file; until then the users of before hold",
     "reload_failed": _CORRECT,
+    "slow_request": "the status page and `posthog-proxy top` show whether the upstream is slow as a whole; "
+    "log.slow is what counts as slow",
     "spool": "docs/spool.md says what it means",
     "stopped_at_once": "requests were cut: give it timeouts.drain before the second signal",
+    "truncated_answer": "the upstream broke off: look at its own log, and for a limit of time or size "
+    "between it and here",
     "worker_died": "it is replaced; signal SIGKILL without your doing means memory: see the system's log",
     "worker_garbled": _REPORT,
     "worker_stuck": "it is replaced; if it comes again, report it with the lines before",

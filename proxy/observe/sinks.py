@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import socket
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,8 +34,8 @@ class ClosableSink(Protocol):
     def __call__(self, data: bytes, /) -> None: ...
 
     def reopen(self) -> None:
-        """Open the place anew: it may have been moved away (logrotate). Raises ``OSError``; then it goes on
-        with the old one."""
+        """Open the place anew, for what is written next: it may have been moved away (logrotate). Any thread
+        may call it. Raises ``OSError``; then it goes on with the old one."""
 
     def close(self) -> None:
         """Give back what was opened."""
@@ -47,28 +48,37 @@ class FileSink:
         self._descriptor = descriptor
         self._path = path
         self._owned = owned
+        self._newer: deque[int] = deque()
+        """Descriptors that ``reopen`` has brought, until they are taken up."""
 
     def __call__(self, data: bytes) -> None:
         """Write all of ``data``, however many calls that takes."""
+        self.take_up()
+        self.write(data)
+
+    def write(self, data: bytes) -> None:
+        """The same, to what was taken up last."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
 
-    @property
-    def place(self) -> int:
-        """The number of the inode that is written to: the same for everyone who writes there."""
+    def take_up(self) -> int:
+        """Go over to what was opened last. Return the number of the inode that is written to: the same for
+        everyone who writes there."""
+        while self._newer:
+            os.close(self._descriptor)
+            self._descriptor = self._newer.popleft()
         return os.fstat(self._descriptor).st_ino
 
     def reopen(self) -> None:
         """Open the file of that name; a standard stream stays what it is."""
         if self._owned and self._path:
-            new = _opened(self._path)
-            os.close(self._descriptor)
-            self._descriptor = new
+            self._newer.append(_opened(self._path))
 
     def close(self) -> None:
         """Close the file; idempotent. Standard streams stay open."""
         if self._owned:
+            self.take_up()
             self._owned = False
             os.close(self._descriptor)
 
@@ -122,8 +132,7 @@ class SyslogSink:
         return sock
 
     def reopen(self) -> None:
-        """Look for the daemon anew."""
-        self.close()
+        """Nothing to open: when the daemon is another one, the next line finds out."""
 
     def close(self) -> None:
         """Close the socket; idempotent."""

@@ -62,17 +62,15 @@ class SharedSink:
     def __init__(self, sink: FileSink, turns: Turns) -> None:
         self._sink = sink
         self._turns = turns
-        self._place = sink.place
 
     def reopen(self) -> None:
         """Open the file anew, at another place perhaps. Raises ``OSError`` as the sink does."""
         self._sink.reopen()
-        self._place = self._sink.place
 
     def __call__(self, data: bytes) -> None:
         """Write all of ``data`` while nobody else writes. Raises ``OSError`` as the sink does."""
-        with self._turns.at(self._place):
-            self._sink(data)
+        with self._turns.at(self._sink.take_up()):
+            self._sink.write(data)
 
     def close(self) -> None:
         """Close the sink."""

@@ -10,10 +10,14 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
+from proxy.config.schema import LogLevel
+from proxy.errors import described
 from proxy.observe.sinks import FileSink, open_sink
 from proxy.observe.turns import SharedSink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.config.schema import LogConfig
     from proxy.observe.sinks import ClosableSink
     from proxy.observe.turns import Turns
@@ -31,7 +35,6 @@ class LogWriter:
     def __init__(self, sink: ClosableSink) -> None:
         self._sink = sink
         self._batches: queue.Queue[bytes | None] = queue.Queue(QUEUED)
-        self._moved = threading.Event()
         self.dropped = 0
         self.lost = 0
         self._thread = threading.Thread(target=self._run, name="posthog-proxy-log", daemon=True)
@@ -45,9 +48,8 @@ class LogWriter:
             self.dropped += 1
 
     def reopen(self) -> None:
-        """Have the place opened anew, before anything else is written; never blocks."""
-        self._moved.set()
-        self(b"")  # nobody waits for the next line
+        """Open the place anew, for the next batch. Raises ``OSError``; then it goes on with the old one."""
+        self._sink.reopen()
 
     def close(self, timeout: float = 5.0) -> None:
         """Write what is queued, end the thread, close the sink; give up after ``timeout`` seconds of
@@ -61,9 +63,6 @@ class LogWriter:
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
             try:
-                if self._moved.is_set():
-                    self._moved.clear()
-                    self._sink.reopen()
                 self._sink(batch)
             except OSError:
                 self.lost += 1
@@ -91,7 +90,7 @@ class Logs:
             raise
 
     def reopen(self) -> None:
-        """Open the files anew, which somebody has moved away."""
+        """Open the files anew, which somebody has moved away. Raises ``OSError``."""
         self.access.reopen()
         self.errors.reopen()
 
@@ -99,3 +98,13 @@ class Logs:
         """Write what is queued and close both; see ``LogWriter.close``."""
         self.access.close()
         self.errors.close()
+
+
+def reopen_logs(reopen: Callable[[], None], say: Callable[..., None]) -> None:
+    """Do what SIGUSR1 asks for, and tell the error log (``say``: its level, event and fields)."""
+    try:
+        reopen()
+    except OSError as error:
+        say(LogLevel.ERROR, "logs_not_reopened", detail=described(error))
+    else:
+        say(LogLevel.INFO, "logs_reopened")

@@ -31,7 +31,7 @@ from proxy.observe.lifetime import Lifetime, installed_version
 from proxy.observe.log import error_line, is_kept
 from proxy.observe.metrics import add_snapshot, flattened
 from proxy.observe.turns import Turns, lock_file
-from proxy.observe.writer import log_writer
+from proxy.observe.writer import log_writer, reopen_logs
 from proxy.workers import MAX_DRAINING, worker_count
 from proxy.workers.channel import Alive, Close, Counted, Drain, Failed, Ready, Reopen, Reported, Retired
 from proxy.workers.child import Child
@@ -416,7 +416,7 @@ class Supervisor:
             if number == signal.SIGHUP:
                 self._ask_for_reload()
             elif number == signal.SIGUSR1:
-                self._stage.errors.reopen()
+                reopen_logs(self._stage.errors.reopen, self._say)
                 self._facts.tell_all(Reopen())
             elif number != signal.SIGCHLD:
                 self._stop(signal.Signals(number))

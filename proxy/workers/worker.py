@@ -23,7 +23,7 @@ from proxy.config.sources import Sources
 from proxy.errors import ConfigError, described
 from proxy.net.listen import Listener
 from proxy.observe.turns import Turns
-from proxy.observe.writer import Logs
+from proxy.observe.writer import Logs, reopen_logs
 from proxy.server import Proxy
 from proxy.workers import worker_count
 from proxy.workers.channel import (
@@ -106,7 +106,7 @@ class Worker:
         elif isinstance(message, Keep):
             self._proxy.log_level = LogLevel(message.level)
         elif isinstance(message, Reopen):
-            self._logs.reopen()
+            reopen_logs(self._logs.reopen, self._proxy.error)
         elif isinstance(message, Drain):
             if message.handover:
                 # Sockets that the new configuration has no more are to be closed by all who have them.

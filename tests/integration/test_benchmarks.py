@@ -23,7 +23,7 @@ from benchmarks.machine import choose_cores, family, raise_descriptor_limit
 from benchmarks.needs import extend_path
 from benchmarks.origins import start_origin
 from benchmarks.origins.answers import answer_to
-from benchmarks.peers import OTHERS, Ours, Setting
+from benchmarks.peers import OTHERS, WATCHING, Ours, Setting
 from benchmarks.process import LOOPBACK, run
 from tests.support.process import Process
 from tests.support.servers import clean_environment
@@ -117,7 +117,8 @@ def commands(pids: Sequence[int]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "peer", [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS] + [OURS]
+    "peer",
+    [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS] + [OURS, *WATCHING],
 )
 @pytest.mark.parametrize("trusted", [False, True])
 def test_all_peers_tell_the_upstream_the_same(peer: Peer, trusted: bool, folder: Path) -> None:
@@ -148,6 +149,26 @@ def test_all_peers_tell_the_upstream_the_same(peer: Peer, trusted: bool, folder:
     assert got.values("Host") == [b"Ph.Example.com"]
     assert len(got.values("X-Request-Id")) == 1
     assert got.start_line == b"GET /flags?v=2 HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("peer", "logged", "counted"), list(zip(WATCHING, (3, 0, 0), (3, 3, 0), strict=True))
+)
+def test_what_watches_is_taken_out(peer: Peer, logged: int, counted: int, folder: Path) -> None:
+    """The difference between them is the price of watching: neither may do what it is to be without."""
+    with RawUpstream() as upstream:
+        setting = Setting(upstream.port, False, 64, raise_descriptor_limit(), folder, choose_cores().peer)
+        running = peer.start(setting)
+        with running.child, connect(running.address) as connection:
+            for _ in range(3):
+                request = b"POST /e/ HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+                assert ask(connection, request).status == 200
+            running.child.stop()
+    said = [json.loads(line) for line in running.child.err.read_text().splitlines()]
+    (counters,) = [each for each in said if each["event"] == "counters"]
+    assert counters["requests_total"] == counters["fast_path_total"] == counted
+    assert counters["requests_in_flight"] == 0
+    assert (running.log.read_bytes().count(b"\n") if running.log.exists() else 0) == logged
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,24 @@ def test_files_go_on_anew_after_logrotate(standin: str, workers: str, tmp_path: 
         assert len(lines(logs / "access.log.1")) == 4
     assert lines(logs / "error.log.1")
     assert lines(logs / "error.log")[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_that_cannot_be_made_anew_are_told(standin: str, workers: str, tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    words = ("--access-log", folder / "access.log", "--workers", workers)
+    with servers.posthog_proxy(standin, *words) as proxy:
+        folder.rename(tmp_path / "moved")
+        proxy.process.send_signal(signal.SIGUSR1)
+        (told, *_) = proxy.process.wait_for_lines('"event":"logs_not_reopened"')
+        assert {"detail", "cure"} <= json.loads(told.string).keys()
+        assert curl(f"http://{proxy.authority}/flags/").status == 200
+        assert proxy.process.poll(lambda: len(lines(tmp_path / "moved" / "access.log")) == 1)
+        (tmp_path / "moved").rename(folder)
+        proxy.process.send_signal(signal.SIGUSR1)
+        # The parent of two has no file of its own here.
+        proxy.process.wait_for_lines('"event":"logs_reopened"', 1 if workers == "1" else 4)
 
 
 def is_served(port: int) -> bool:

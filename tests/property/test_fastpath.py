@@ -350,6 +350,7 @@ class Seen:
     up: list[bytes] = field(default_factory=list)
     down: bytes = b""
     log: str = ""
+    errors: list[str] = field(default_factory=list)
     counters: dict[str, Any] = field(default_factory=dict)
     fast: int = 0
 
@@ -389,6 +390,7 @@ async def watch(
         await play.until(lambda: not play.proxy.connections)
         seen.up = [without_ports(request) for request in play.up]
         seen.log = json.dumps(play.logged())
+        seen.errors = play.said()
         seen.counters = play.counted()
         seen.fast = play.fast
     return seen
@@ -454,6 +456,7 @@ def test_both_paths_are_one(
     assert fast.up == general.up
     assert fast.down == general.down
     assert fast.log == general.log
+    assert fast.errors == general.errors
     assert fast.counters == general.counters
 
 

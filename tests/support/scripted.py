@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import re
 from typing import TYPE_CHECKING, Any, Self
 
@@ -78,6 +79,11 @@ class Scripted(Play):
         return [
             {name: value for name, value in line.items() if name not in _OF_ITS_OWN} for line in self.lines()
         ]
+
+    def said(self) -> list[str]:
+        """The events of the error log so far."""
+        self.proxy._error_log.flush()
+        return [json.loads(line)["event"] for line in self.errors.splitlines()]
 
     def counted(self) -> dict[str, Any]:
         """All counters but those of the fast path itself, and of how bytes were moved: what is in hand when

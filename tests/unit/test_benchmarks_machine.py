@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import machine, needs, run
-from benchmarks.peers import OTHERS, Ours, choose, parse_ours
+from benchmarks.peers import OTHERS, WATCHING, Ours, choose, parse_ours
 from benchmarks.profiling import by_file, grouped, parse_shares, parse_stacks
 from benchmarks.rounds import order
 from benchmarks.templates import render
@@ -91,6 +91,7 @@ def test_peers_by_name() -> None:
     second = Ours("second", Path(sys.executable))
     assert choose(["nginx", "ours"], [HERE, second]) == [OTHERS[0], HERE, second]
     assert choose(["second"], [HERE, second]) == [second]
+    assert choose(["bare", "unlogged", "watched"], []) == list(reversed(WATCHING))
     with pytest.raises(ValueError, match="apache"):
         choose(["apache"], [HERE])
     with pytest.raises(ValueError, match="same name"):

@@ -43,3 +43,9 @@ def test_what_is_interesting_always(status: int, seconds: float, error: str) -> 
 
 def test_slowness_can_be_left_alone() -> None:
     assert not Sampling(LogConfig(sample=0.0, slow=0.0)).wants("flags", 200, IDS[0], 3600.0)
+
+
+def test_where_the_log_is_off_no_line_is_made() -> None:
+    sampling = Sampling(LogConfig(access="off"))
+    assert not sampling.everything
+    assert not any(sampling.wants("flags", status, IDS[0], 99.0, "truncated: x") for status in (200, 503))

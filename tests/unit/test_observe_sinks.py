@@ -33,7 +33,7 @@ class TestFileSink:
 
     def test_whoever_writes_to_the_same_place_names_the_same_place(self, tmp_path: Path) -> None:
         one, two, other = (open_sink(str(tmp_path / name)) for name in ("a.log", "a.log", "b.log"))
-        places = [sink.place for sink in (one, two, other) if isinstance(sink, FileSink)]
+        places = [sink.take_up() for sink in (one, two, other) if isinstance(sink, FileSink)]
         assert places[0] == places[1] == (tmp_path / "a.log").stat().st_ino != places[2]
         for sink in (one, two, other):
             sink.close()
@@ -95,6 +95,17 @@ class TestFileSink:
         sink.close()
         assert (tmp_path / "access.log.1").read_bytes() == b"one\ntwo\n"
         assert path.read_bytes() == b"three\n"
+
+    def test_what_was_opened_twice_before_a_line_leaves_no_descriptor(self, tmp_path: Path) -> None:
+        path, before = tmp_path / "a", len(os.listdir("/proc/self/fd"))
+        sink = open_sink(str(path))
+        for _ in range(3):
+            sink.reopen()
+        sink(b"one\n")
+        sink.reopen()
+        sink.close()
+        assert path.read_bytes() == b"one\n"
+        assert len(os.listdir("/proc/self/fd")) == before
 
     def test_where_it_cannot_be_made_the_old_one_goes_on(self, tmp_path: Path) -> None:
         folder = tmp_path / "logs"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.config.schema import LogConfig
+from proxy.config.schema import LogConfig, LogLevel
 from proxy.observe.sinks import NoSink, open_sink
 from proxy.observe.turns import Turns
-from proxy.observe.writer import QUEUED, Logs, LogWriter, log_writer
+from proxy.observe.writer import QUEUED, Logs, LogWriter, log_writer, reopen_logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,9 +107,15 @@ def test_a_place_that_cannot_be_opened_anew_costs_nothing_but_that(tmp_path: Pat
     folder = tmp_path / "logs"
     folder.mkdir()
     writer = log_writer(str(folder / "a"), Turns())
+    told: list[tuple[object, ...]] = []
+
+    def say(level: LogLevel, event: str, **fields: object) -> None:
+        told.append((level, event, *fields.values()))
+
     folder.rename(tmp_path / "moved")
-    writer.reopen()
+    reopen_logs(writer.reopen, say)
     writer(b"one\n")
     writer.close()
-    assert writer.lost == 1
+    detail = f"{folder / 'a'}: No such file or directory"
+    assert (told, writer.lost) == ([(LogLevel.ERROR, "logs_not_reopened", detail)], 0)
     assert (tmp_path / "moved" / "a").read_bytes() == b"one\n"
