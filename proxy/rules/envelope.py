@@ -7,7 +7,8 @@ here is packed in the same way again; all that is not edited stays byte for byte
 ``members`` and ``items`` say where in a JSON text the values stand, so that a text can be edited without
 being written anew: numbers, escapes, blanks and the order of keys stay as they came.
 
-Memory: a body and its text, ``MOST_TEXT`` bytes at most.
+Memory: a body and its text, ``MOST_TEXT`` bytes at most, and what the text says, ``MOST_CONTAINERS`` objects
+and arrays at most: a few kilobytes of gzip can hold millions of them, each a hundred times its text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from json.decoder import JSONDecoder
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote_plus
@@ -28,9 +30,14 @@ if TYPE_CHECKING:
 MOST_TEXT = 8 * 1024 * 1024
 """Bytes that a body may unfold to; what is larger is sent as it came."""
 
+MOST_CONTAINERS = 250_000
+"""Brackets that open in a text. A made-up recording of 3.7 MiB has 60,000."""
+
 _GZIP = b"\x1f\x8b"
 _BLANK = re.compile(r"[ \t\n\r]*")
 _decode = JSONDecoder().raw_decode
+_ENDLESS = repeat(True)
+_NONE_LEFT = object()
 
 
 class UnreadableError(ValueError):
@@ -77,6 +84,8 @@ def unpack(body: bytes, content_encoding: bytes = b"") -> Unpacked:
         text = body.decode()
     except UnicodeDecodeError:
         raise UnreadableError("not UTF-8") from None
+    if text.count("{") + text.count("[") > MOST_CONTAINERS:
+        raise UnreadableError("too many objects")
     return Unpacked(text, partial(_packed, layers))
 
 
@@ -148,12 +157,14 @@ def value_at(text: str, start: int = 0) -> Span:
     return Span(value, start, end)
 
 
-def members(text: str, start: int) -> dict[str, Span]:
+def members(text: str, start: int, steps: Iterator[object] = _ENDLESS) -> dict[str, Span]:
     """Return the values of the object at ``start``, by key; of several with one key the last, as parsers do.
-    The object is sound: ``value_at`` has read it."""
+    The object is sound: ``value_at`` has read it. Each value takes one of ``steps``; raises
+    ``UnreadableError`` where there are none left."""
     found: dict[str, Span] = {}
     at = _skip(text, start + 1)
     while text[at] != "}":
+        _step(steps)
         key, at = _decode(text, at)
         found[key] = span = value_at(text, _skip(text, at) + 1)
         at = _skip(text, span.end)
@@ -162,10 +173,11 @@ def members(text: str, start: int) -> dict[str, Span]:
     return found
 
 
-def items(text: str, start: int) -> Iterator[Span]:
-    """Yield the values of the array at ``start``, which is sound."""
+def items(text: str, start: int, steps: Iterator[object] = _ENDLESS) -> Iterator[Span]:
+    """Yield the values of the array at ``start``, which is sound. ``steps`` as for ``members``."""
     at = _skip(text, start + 1)
     while text[at] != "]":
+        _step(steps)
         span = value_at(text, at)
         yield span
         at = _skip(text, span.end)
@@ -180,6 +192,11 @@ def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
         parts += [text[at:start], new]
         at = end
     return "".join([*parts, text[at:]])
+
+
+def _step(steps: Iterator[object]) -> None:
+    if next(steps, _NONE_LEFT) is _NONE_LEFT:
+        raise UnreadableError("too many events or keys")
 
 
 def _skip(text: str, at: int) -> int:

@@ -16,7 +16,6 @@ say nothing of their time. Nothing else in the request is touched; what cannot b
 from __future__ import annotations
 
 import enum
-import math
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +30,13 @@ if TYPE_CHECKING:
 
 FRESH = 0.5
 """Seconds of delay that are not worth a correction: PostHog rounds more than that away."""
+
+MOST_PLACES = 20_000
+"""Events and keys of one request that are looked at one by one: more would hold up live requests. SDKs send
+hundreds of events."""
+
+_MOST_OFFSET = 2**53
+"""Milliseconds; what is beyond is no time, nor a number that all parsers read alike."""
 
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d(?P<gap>[Tt ])\d\d:\d\d:\d\d(?P<fraction>[.,]\d+)?(?P<zone>.*)", re.DOTALL
@@ -105,7 +111,8 @@ class _Edit:
         top = value_at(text)
         self.edits: list[tuple[int, int, str]] = []
         self.said_in_body = False
-        whole = members(text, top.start) if isinstance(top.value, dict) else {}
+        self._steps = iter(range(MOST_PLACES))
+        whole = members(text, top.start, self._steps) if isinstance(top.value, dict) else {}
         sent_at = whole.get("sent_at")
         if sent_at is not None and (later := _later_time(sent_at.value, delay)) is not None:
             self.said_in_body = True
@@ -123,7 +130,7 @@ class _Edit:
         if batch is not None:
             top = batch
         if isinstance(top.value, list):
-            yield from items(self._text, top.start)
+            yield from items(self._text, top.start, self._steps)
         else:
             yield top
 
@@ -131,13 +138,13 @@ class _Edit:
         said = event.value
         offset, timed = said.get("offset"), isinstance(said.get("timestamp"), str)
         is_number = isinstance(offset, int | float) and not isinstance(offset, bool)
-        if is_number and not math.isfinite(offset):
-            return  # which JSON has not
+        if is_number and not -_MOST_OFFSET < offset < _MOST_OFFSET:  # an int may be too large for a float
+            return
         if not is_number and (timed or said.get("event") in _SNAPSHOTS):
             return
         later = repr((offset if is_number else 0) + round(self._delay * 1000))
         if "offset" in said:
-            span = members(self._text, event.start)["offset"]
+            span = members(self._text, event.start, self._steps)["offset"]
             self.edits.append((span.start, span.end, later))
         else:
             at = event.start + 1

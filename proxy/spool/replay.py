@@ -67,6 +67,7 @@ _ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
 """The head was judged when it came."""
 
 _MOST_OF_AN_ANSWER = 64 * 1024
+_MOST_OF_A_REASON = 200
 
 Correct: TypeAlias = "Callable[[bytes, bytes | None, float], tuple[bytes, bytes | None]]"
 """Head, body (``None``: it is too large) and seconds of delay to the head and body to send."""
@@ -87,6 +88,10 @@ class Ill(Exception):
     def __init__(self, detail: str, wait: float | None = None) -> None:
         super().__init__(detail)
         self.wait = wait
+
+
+class Unsendable(Exception):
+    """A record of which no request can be made."""
 
 
 class Replay:
@@ -289,6 +294,10 @@ class Feeder:
         started = self._deadlines.clock.monotonic()
         try:
             answer = await self._ask(stored)
+        except Unsendable as unsendable:
+            await self._keeper.set_aside(stored.id, 0, str(unsendable)[:_MOST_OF_A_REASON])
+            self._tell(Told(self.name, "refused", "unsendable"))
+            return False
         except Failure as failure:
             await self._put_off(stored, failure)
             raise Ill(f"{failure.kind}: {failure.detail}", failure.retry_after) from failure
@@ -318,8 +327,11 @@ class Feeder:
     async def _ask(self, stored: Stored) -> ResponseHead:
         body = await self._whole(stored)
         delay = max(0.0, self._deadlines.clock.wall() - stored.arrived)
-        head, body = self._correct(stored.head, body, delay)
-        request = read_request(head, _ANY_HEAD)
+        try:
+            head, body = self._correct(stored.head, body, delay)
+            request = read_request(head, _ANY_HEAD)
+        except Exception as error:  # anybody sends events: one that trips us must not keep the others here
+            raise Unsendable(f"it cannot be made ready: {error!r}") from error
         due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
         lease = await self._pool.acquire(due=due, connect_timeout=self._timeouts.connect)
         try:

@@ -94,6 +94,14 @@ class TestPlaces:
         }
         assert members("{ }", 0) == {}
 
+    def test_no_more_steps_than_there_are(self) -> None:
+        assert members('{"a":1,"a":2}', 0, iter(range(2)))["a"].value == 2
+        assert [span.value for span in items("[1,2]", 0, iter(range(2)))] == [1, 2]
+        with pytest.raises(UnreadableError, match="too many"):
+            members('{"a":1,"a":2}', 0, iter(range(1)))
+        with pytest.raises(UnreadableError, match="too many"):
+            list(items("[1,2]", 0, iter(range(1))))
+
     def test_of_items(self) -> None:
         start = self.TEXT.index("[")
         assert [self.TEXT[span.start : span.end] for span in items(self.TEXT, start)] == [

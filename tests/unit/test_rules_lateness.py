@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from proxy.rules.envelope import MOST_TEXT
-from proxy.rules.lateness import FRESH, Corrected, Outcome, correct
+from proxy.rules.envelope import MOST_CONTAINERS, MOST_TEXT
+from proxy.rules.lateness import FRESH, MOST_PLACES, Corrected, Outcome, correct
 
 
 def head(target: bytes = b"/e/?ip=1", length: int = 0, *lines: bytes) -> bytes:
@@ -77,6 +77,9 @@ def test_times_of_a_body(text: str, after: str) -> None:
         '{"event":"x","timestamp":"2026-11-25T10:00:00Z"}',
         '{"event":"$snapshot","properties":{}}',
         '{"event":"x","offset":NaN}',
+        '{"event":"x","offset":1e300}',
+        pytest.param('{"event":"x","offset":1' + "0" * 400 + "}", id="more than a float holds"),
+        pytest.param('{"event":"x","offset":-' + "9" * 4300 + "}", id="as many digits as are read"),
         '{"event":"x","timestamp":"soon","sent_at":"later"}',
         '{"event":"x","timestamp":"a","sent_at":"9999-12-31T23:59:59Z"}',
         "[1]",
@@ -132,8 +135,30 @@ def test_an_event_in_the_query() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"\x1f\x8b", b"lz64!", b"{", b"", b"[" + b" " * MOST_TEXT],
-    ids=["gzip", "lz", "cut", "none", "large"],
+    [
+        b"\x1f\x8b",
+        b"lz64!",
+        b"{",
+        b"",
+        b"[" + b" " * MOST_TEXT,
+        gzip.compress(b'{"batch":[' + b"{}," * (MOST_TEXT // 3 - 8) + b"{}]}"),
+        gzip.compress(b'{"event":"x","p":[' + b"[]," * MOST_CONTAINERS + b"1]}"),
+        b'{"batch":[' + b"{}," * MOST_PLACES + b"{}]}",
+        gzip.compress(b'{"event":"x",' + b'"a":1,' * (MOST_TEXT // 6 - 4) + b'"a":1}'),
+        b'{"batch":[' + b'{"offset":1,"a":1,"a":1},' * (MOST_PLACES // 4) + b"{}]}",
+    ],
+    ids=[
+        "gzip",
+        "lz",
+        "cut",
+        "none",
+        "large",
+        "bomb of objects",
+        "bomb of arrays",
+        "many events",
+        "bomb of one key",
+        "many offsets",
+    ],
 )
 def test_what_cannot_be_read_is_sent_as_it_came(body: bytes) -> None:
     assert late(body).outcome in (Outcome.UNREADABLE,)

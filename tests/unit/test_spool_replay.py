@@ -196,6 +196,32 @@ async def test_a_request_that_always_fails_is_set_aside_in_the_end() -> None:
         await play.until(lambda: not kept.stored())
 
 
+async def test_what_no_request_can_be_made_of_does_not_keep_the_others() -> None:
+    kept = Kept()
+    kept.keep(SpoolRecord(0.0, "default", "/e", b"a", b"nonsense\r\n\r\n", 5), b"hello")
+    put(kept, b"next", client=b"b")
+    async with delivering(kept) as (play, delivery):
+        upstream = await play.upstream()
+        await asked(upstream, b"next")
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert kept.dead[0][0] == 0
+        assert "it cannot be made ready" in kept.dead[0][1]
+        assert outcomes(play) == {"refused": 1, "delivered": 1}
+        assert not delivery.replay._tasks["default"].done()
+
+
+async def test_an_event_with_a_number_of_any_size_is_delivered() -> None:
+    kept = Kept()
+    body = b'{"event":"x","offset":1' + b"0" * 400 + b"}"
+    put(kept, body)
+    async with delivering(kept) as (play, _):
+        await asked(upstream := await play.upstream(), body)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert outcomes(play) == {"delivered": 1}
+
+
 async def test_large_bodies_go_in_pieces_and_an_early_no_is_heard() -> None:
     kept = Kept()
     large = b"x" * (CORRECTED_BYTES + 1)
