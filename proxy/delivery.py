@@ -19,6 +19,7 @@ from proxy.config.schema import LogLevel
 from proxy.errors import ConfigError, Problem
 from proxy.observe.metrics import PREFIX
 from proxy.rules.lateness import correct
+from proxy.serve.record import log_bug
 from proxy.serve.spooling import Spooling
 from proxy.spool.record import SpoolFailed
 from proxy.spool.replay import Replay
@@ -116,6 +117,8 @@ class Delivery:
 
     def _told(self, told: Told) -> None:
         self._runtime.counters.spool_replayed.add(told.upstream, told.outcome)
+        if told.error is not None:
+            log_bug(self._runtime, "", told.error)
 
     def _corrected(self, head: bytes, body: bytes | None, delay: float) -> tuple[bytes, bytes | None]:
         corrected = correct(head, body, delay)

@@ -57,6 +57,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 MOST_ATTEMPTS = 50
 """Tries after which a request that fails by itself, while its upstream can be reached, is a dead letter."""
 
+SUSPICIOUS = 5
+"""Tries after which a request may be the reason itself why it fails."""
+
 SLOWER = 2.0
 """So many times the usual time of a delivery means that the upstream has too much to do."""
 
@@ -75,11 +78,13 @@ Correct: TypeAlias = "Callable[[bytes, bytes | None, float], tuple[bytes, bytes 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What became of a delivery, for counters: ``outcome`` is delivered, refused or postponed."""
+    """What became of a delivery, for counters: ``outcome`` is delivered, refused, postponed or bug, with the
+    ``error``."""
 
     upstream: str
     outcome: str
     detail: str = ""
+    error: Exception | None = None
 
 
 class Ill(Exception):
@@ -211,6 +216,10 @@ class Feeder:
             except (SpoolFailed, SpoolFull):  # the disk: told by the store; the records are still there
                 self._woken = True
                 await self._pause(None)
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for ever
+                self._tell(Told(self.name, "bug", error=error))
+                self._woken = True
+                await self._pause(LONGEST_PAUSE)
 
     async def _pause(self, asked: float | None) -> None:
         self.in_flight = 1
@@ -234,8 +243,9 @@ class Feeder:
 
     async def _window(self) -> bool:
         """Deliver the oldest records; false: there are none. Raises ``Ill`` once the rest is done."""
-        count = WINDOW if self.pause == 0 else 1
-        records = await self._keeper.oldest(self.name, count)
+        if self.pause:
+            return await self._probe()
+        records = await self._keeper.oldest(self.name, WINDOW)
         if not records:
             return False
         delivered: list[RecordId] = []
@@ -246,9 +256,37 @@ class Feeder:
         finally:
             if delivered:
                 await asyncio.shield(self._keeper.delivered(delivered))
-        self.pause = 0.0
         self._adapt()
         return True
+
+    async def _probe(self) -> bool:
+        """Deliver the oldest record, to see whether the upstream is well again; false: there is none.
+
+        One that has failed often may be what the upstream cannot take, while it takes all else: then the next
+        one is asked first, and if that is taken and the suspect still is not, it is a dead letter.
+        """
+        records = await self._keeper.oldest(self.name, 2)
+        if not records:
+            return False
+        oldest, others = records[0], records[1:]
+        if oldest.attempts < SUSPICIOUS or not others:
+            await self._alone(oldest)
+        else:
+            await self._alone(others[0])
+            try:
+                await self._alone(oldest)
+            except Ill as ill:
+                tries = oldest.attempts + 1
+                await self._keeper.set_aside(
+                    oldest.id, 0, f"failed {tries} times while others were taken: {ill}"
+                )
+                self._tell(Told(self.name, "refused", str(ill)))
+        self.pause = 0.0
+        return True
+
+    async def _alone(self, stored: Stored) -> None:
+        if await self._deliver(stored):
+            await self._keeper.delivered([stored.id])
 
     async def _side_by_side(self, lines: list[list[Stored]], delivered: list[RecordId]) -> None:
         waiting = iter(lines)

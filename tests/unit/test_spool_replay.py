@@ -11,13 +11,14 @@ import pytest
 from proxy.delivery import Delivery
 from proxy.spool import replay
 from proxy.spool.record import SpoolRecord
-from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT
+from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT, SUSPICIOUS
 from tests.support.keeping import Kept
 from tests.support.play import Play
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from proxy.spool.record import Stored
     from tests.support.play import Actor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -294,3 +295,69 @@ async def test_what_was_kept_for_an_upstream_that_is_gone_goes_to_the_default() 
         upstream.say(OK)
         await play.until(lambda: not kept.stored())
         assert play.proxy.counters.spool_replayed == {("moved", "delivered"): 1}
+
+
+async def test_one_that_fails_again_and_again_does_not_hold_up_the_others() -> None:
+    kept = Kept(attempts={1: SUSPICIOUS})
+    put(kept, b"poison")
+    put(kept, b"good")
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        ill = OK.replace(b"200 OK", b"500 No").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        upstream = await play.upstream()
+        await asked(upstream, b"poison")
+        upstream.say(ill)
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        play.turn(1.1)
+        upstream = await play.upstream()
+        await asked(upstream, b"good")
+        upstream.say(OK)
+        await asked(upstream, b"poison")
+        upstream.say(ill)
+        await play.until(lambda: not kept.stored())
+        [(status, reason)] = kept.dead
+        assert (status, reason.partition(":")[0]) == (0, "failed 7 times while others were taken")
+
+
+async def test_while_the_upstream_is_ill_nothing_is_suspected() -> None:
+    kept = Kept(attempts={1: SUSPICIOUS})
+    put(kept, b"first")
+    put(kept, b"second")
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        ill = OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        for body in (b"first", b"second"):
+            upstream = await play.upstream()
+            await asked(upstream, body)
+            upstream.say(ill)
+            await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+            play.turn(feeder.pause + 0.1)
+        upstream = await play.upstream()
+        for body in (b"second", b"first"):  # well again: both are taken
+            await asked(upstream, body)
+            upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+        assert kept.dead == []
+
+
+async def test_a_bug_of_ours_is_told_and_delivery_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Kept()
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        working = kept.oldest
+
+        async def broken(*_: object) -> list[Stored]:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(kept, "oldest", broken)
+        put(kept)
+        feeder.wake()
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        play.proxy.sweep()
+        assert b"ZeroDivisionError" in play.errors
+        monkeypatch.setattr(kept, "oldest", working)
+        play.turn(61)
+        upstream = await play.upstream()
+        await asked(upstream)
+        upstream.say(OK)
+        await play.until(lambda: not kept.stored())
