@@ -103,7 +103,7 @@ node() {
 
 suite() {
     say "installing the tools of the checks and the tests"
-    "$VENV/bin/pip" install -q -e '.[demo]' --group dev
+    "$VENV/bin/pip" install -q -e '.[demo,top]' --group dev
     debian_packages
     machine
     node
