@@ -29,12 +29,8 @@ CURES: Mapping[str, str] = {
     "service manager starts it again",
     "passwords_not_reloaded": "correct the file; until then the users of before hold",
     "reload_failed": _CORRECT,
-    "slow_request": "the status page and `posthog-proxy top` show whether the upstream is slow as a whole; "
-    "log.slow is what counts as slow",
     "spool": "docs/spool.md says what it means",
     "stopped_at_once": "requests were cut: give it timeouts.drain before the second signal",
-    "truncated_answer": "the upstream broke off: look at its own log, and for a limit of time or size "
-    "between it and here",
     "worker_died": "it is replaced; signal SIGKILL without your doing means memory: see the system's log",
     "worker_garbled": _REPORT,
     "worker_stuck": "it is replaced; if it comes again, report it with the lines before",

@@ -276,10 +276,8 @@ class Feeder:
             try:
                 await self._alone(oldest)
             except Ill as ill:
-                tries = oldest.attempts + 1
-                await self._keeper.set_aside(
-                    oldest.id, 0, f"failed {tries} times while others were taken: {ill}"
-                )
+                reason = f"failed {oldest.attempts + 1} times while others were taken: {ill}"
+                await self._keeper.set_aside(oldest.id, 0, reason)
                 self._tell(Told(self.name, "refused", str(ill)))
         self.pause = 0.0
         return True

@@ -171,6 +171,7 @@ class Journal:
         self.event_count += 1
         self.duplicates += event.key in self._keys
         self._keys[event.key] = None
+        self._keys.move_to_end(event.key)
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
         if self._file is not None:

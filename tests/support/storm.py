@@ -149,12 +149,13 @@ class Client(threading.Thread):
             count += 1
             uuid = str(UUID(int=self._rng.getrandbits(128), version=4))
             ip = f"203.0.113.{self._rng.randrange(1, 250)}"
+            first = time.time()
             while not self._over.is_set():
                 connection = connection or HTTPConnection("127.0.0.1", self._port, timeout=15)
                 moment = time.time()
                 try:
                     if self._send(connection, uuid, ip, moment, count):
-                        self.acknowledged.append(Acknowledged(uuid, moment, time.time(), ip))
+                        self.acknowledged.append(Acknowledged(uuid, first, time.time(), ip))
                         break
                     self.refused += 1
                 except (OSError, HTTPException):
@@ -250,7 +251,7 @@ def storm(
             assert len({copy[:4] for copy in found}) == 1, found  # one after de-duplication
             for *_, ip in found:
                 assert ip == sent.ip, (sent, found)
-            assert any(sent.sent - 1 < moment < sent.told + 1 for *_, moment, _ in found), (sent, found)
+            assert all(sent.sent - 1 < moment < sent.told + 1 for *_, moment, _ in found), (sent, found)
         copies = arrivals.lines - len(arrivals.seen)
         return len(acknowledged), sum(sender.refused for sender in senders), copies
 
