@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import socket
-from collections import deque
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SYSLOG_SOCKET = "/dev/log"
+
+MAX_DATAGRAM = 65_507
+"""Bytes of the largest datagram over UDP and IPv4; a longer line is cut."""
 
 _SEVERITIES = {b"debug": 7, b"info": 6, b"warning": 4, b"error": 3}
 """RFC 5424 section 6.2.1, and sd-daemon(3)."""
@@ -48,8 +51,9 @@ class FileSink:
         self._descriptor = descriptor
         self._path = path
         self._owned = owned
-        self._newer: deque[int] = deque()
-        """Descriptors that ``reopen`` has brought, until they are taken up."""
+        self._guard = threading.Lock()
+        self._newer: int | None = None
+        """The descriptor that ``reopen`` has brought, until it is taken up; one at most."""
 
     def __call__(self, data: bytes) -> None:
         """Write all of ``data``, however many calls that takes."""
@@ -65,15 +69,23 @@ class FileSink:
     def take_up(self) -> int:
         """Go over to what was opened last. Return the number of the inode that is written to: the same for
         everyone who writes there."""
-        while self._newer:
+        newer = self._exchanged(None)
+        if newer is not None:
             os.close(self._descriptor)
-            self._descriptor = self._newer.popleft()
+            self._descriptor = newer
         return os.fstat(self._descriptor).st_ino
 
     def reopen(self) -> None:
         """Open the file of that name; a standard stream stays what it is."""
         if self._owned and self._path:
-            self._newer.append(_opened(self._path))
+            unused = self._exchanged(_opened(self._path))
+            if unused is not None:  # nothing was logged since it was opened
+                os.close(unused)
+
+    def _exchanged(self, descriptor: int | None) -> int | None:
+        with self._guard:
+            before, self._newer = self._newer, descriptor
+        return before
 
     def close(self) -> None:
         """Close the file; idempotent. Standard streams stay open."""
@@ -90,9 +102,9 @@ class JournalSink(FileSink):
     def __init__(self, descriptor: int = 2) -> None:
         super().__init__(descriptor, owned=False)
 
-    def __call__(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Write all lines, each with its priority."""
-        super().__call__(b"".join(b"<%d>%b\n" % (severity, line) for severity, line in _lines(data)))
+        super().write(b"".join(b"<%d>%b\n" % (severity, line) for severity, line in _lines(data)))
 
 
 class SyslogSink:
@@ -112,7 +124,8 @@ class SyslogSink:
         try:
             for severity, line in _lines(data):
                 now = datetime.now(UTC).isoformat(timespec="microseconds").encode()
-                sock.send(b"<%d>1 %b %b%b" % (_DAEMON + severity, now, self._header, line))
+                datagram = b"<%d>1 %b %b%b" % (_DAEMON + severity, now, self._header, line)
+                sock.send(datagram[:MAX_DATAGRAM])
         except OSError:
             self.close()  # syslogd was restarted, perhaps: the next batch looks for it anew
             raise

@@ -107,6 +107,13 @@ def test_syslog_by_udp(standin: str) -> None:
     assert json.loads(datagram.partition(b" - - ")[2])["path"] == "/flags/"
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_journald_is_told_priorities(standin: str, workers: str) -> None:
+    with servers.posthog_proxy(standin, "--access-log", "journald", "--workers", workers) as proxy:
+        assert curl(f"{proxy.url}/flags/").status == 200
+        proxy.process.wait_for_lines(r'^<6>\{"ts":.*"path":"/flags/"')
+
+
 def test_what_is_left_out_and_what_never_is(standin: str) -> None:
     words = ("--set", "log.sample=0")
     with servers.posthog_proxy(standin, *words) as proxy:

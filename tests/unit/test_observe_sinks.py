@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.observe.log import BatchedLog
-from proxy.observe.sinks import FileSink, JournalSink, NoSink, SyslogSink, open_sink
+from proxy.observe.sinks import MAX_DATAGRAM, FileSink, JournalSink, NoSink, SyslogSink, open_sink
+from proxy.observe.turns import SharedSink, Turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,6 +102,7 @@ class TestFileSink:
         sink = open_sink(str(path))
         for _ in range(3):
             sink.reopen()
+        assert len(os.listdir("/proc/self/fd")) == before + 2  # where nothing is logged, too
         sink(b"one\n")
         sink.reopen()
         sink.close()
@@ -119,9 +121,11 @@ class TestFileSink:
         assert (tmp_path / "moved" / "a").read_bytes() == b"one\n"
 
 
-def test_journald_hears_the_priority_of_each_line(capfd: pytest.CaptureFixture[str]) -> None:
-    sink = open_sink("journald")
-    assert isinstance(sink, JournalSink)
+@pytest.mark.parametrize("shared", [True, False])
+def test_journald_hears_the_priority_of_each_line(shared: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    journal = open_sink("journald")
+    assert isinstance(journal, JournalSink)
+    sink = SharedSink(journal, Turns()) if shared else journal
     sink(LINES)
     sink.reopen()
     assert [line[:4] for line in capfd.readouterr().err.splitlines()] == ["<3>{", "<6>{", "<4>2"]
@@ -162,6 +166,17 @@ def test_syslog_of_another_machine() -> None:
         sink.reopen()
         sink(b"two\n")
         assert [daemon.recv(4096)[-3:] for _ in range(2)] == [b"one", b"two"]
+        sink.close()
+
+
+def test_a_line_that_no_datagram_holds_is_cut_and_costs_no_other() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(("127.0.0.1", 0))
+        sink = open_sink(f"syslog:127.0.0.1:{daemon.getsockname()[1]}")
+        sink(b"one\n" + b"x" * 70_000 + b"\ntwo\n")
+        one, long, two = (daemon.recv(70_000) for _ in range(3))
+        assert (one[-3:], long[-3:], two[-3:]) == (b"one", b"xxx", b"two")
+        assert len(long) == MAX_DATAGRAM
         sink.close()
 
 
