@@ -13,7 +13,7 @@ from tests.support.storm import storm
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROUNDS = int(os.environ.get("SPOOL_ROUNDS", "8"))
+ROUNDS = int(os.environ.get("SPOOL_ROUNDS", "5"))
 SEED = int(os.environ.get("SPOOL_SEED", "7"))
 
 
