@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,9 @@ from proxy.config.schema import (
     UpstreamUrl,
 )
 from proxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAIN = {"url": "http://web:8000"}
 SECURE = {"url": "https://web"}
@@ -131,6 +134,14 @@ def problems(**mapping: Any) -> list[str]:
             {"spool": {"directory": "/v"}, "routes": [{"path": "/mine", "spool": "first"}]},
             'routes[0].spool = "first": is only for v0 ingest and replay',
         ),
+        (
+            {"listen": "127.0.0.1:9000", "admin": {"listen": "127.0.0.1:9000"}},
+            'file: admin.listen = "127.0.0.1:9000": is where clients are served; take another',
+        ),
+        (
+            {"admin": {"listen": "0.0.0.0:9001"}},
+            'file: admin.listen = "0.0.0.0:9001": can be reached from other machines: give admin.token_file',
+        ),
     ],
 )
 def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: str) -> None:
@@ -146,6 +157,9 @@ def test_two_settings_that_contradict_each_other(mapping: dict[str, Any], said: 
         {"routes": [{"path": "/a", "upstream": "default"}, {"path": "/a*"}]},
         {"health": {"open_min": 60, "open_max": 60}},
         {"spool": {"mode": "off"}, "routes": [{"path": "/flags", "spool": "off"}]},
+        {"admin": {"listen": "127.0.0.1:9001"}},
+        {"admin": {"listen": "unix:/run/admin.sock"}},
+        {"listen": "127.0.0.1:0", "admin": {"listen": "127.0.0.1:0"}},
         {
             "spool": {"directory": "/v"},
             "routes": [
@@ -369,3 +383,11 @@ def test_tls_that_nobody_will_speak() -> None:
         certificates=(CertificateConfig("/c", "/k"),),
     )
     assert any("no listener speaks TLS" in warning for warning in advice(config))
+
+
+def test_a_token_goes_with_an_admin_listener(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-that-is-long-enough-to-be-taken\n")
+    assert problems(admin={"listen": "0.0.0.0:9001", "token_file": str(token)}) == []
+    (said,) = problems(admin={"token_file": str(token)})
+    assert said == f'file: admin.token_file = "{token}": only means something with admin.listen'
