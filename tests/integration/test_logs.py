@@ -15,6 +15,7 @@ import pytest
 from tests.support import servers
 from tests.support.curl import curl
 from tests.support.parts import find
+from tests.support.ports import free_port
 from tests.support.process import ROOT
 
 if TYPE_CHECKING:
@@ -86,13 +87,6 @@ def test_files_that_cannot_be_made_anew_are_told(standin: str, workers: str, tmp
 
 def is_served(port: int) -> bool:
     return curl(f"http://127.0.0.1:{port}/_health").status == 200
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def test_syslog_by_udp(standin: str) -> None:

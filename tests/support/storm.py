@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from uuid import UUID
 
 from posthog import Posthog
 
+from tests.support.ports import free_port
 from tests.support.process import Process
 from tests.support.servers import clean_environment, listening, proxy_command
 
@@ -76,8 +76,8 @@ class Site:
         self._mode = mode
         self._workers = workers
         self._static = static
-        self._posthog_port = _free_port()
-        self.port = _free_port()
+        self._posthog_port = free_port()
+        self.port = free_port()
         self.posthog: Process | None = None
         self.proxy: Process | None = None
         self._stack = ExitStack()
@@ -285,10 +285,3 @@ def _wait_for(met: Callable[[], bool]) -> None:
 
 def _iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
