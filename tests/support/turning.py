@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER, Deadlines
@@ -10,7 +12,9 @@ from tests.support.clock import HandClock
 from tests.support.play import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+
+    from proxy.net.stream import Stream
 
 
 class Time(Deadlines):
@@ -46,3 +50,15 @@ async def turns(count: int = 20) -> None:
     """Let the event loop turn, for what must not happen meanwhile."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected(stream: Stream) -> AsyncIterator[socket.socket]:
+    """Give the stream a real socket; what is yielded is the other end. It is gone when the block ends."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=ours)
+    with theirs:
+        yield theirs
+        stream.abort()
+        await until(lambda: stream.lost)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.net.pieces import PIECE_BYTES
 from proxy.net.stream import Stream
-from tests.support.turning import Time, until
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from tests.support.turning import Time, connected, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -38,17 +33,6 @@ class Reading(Stream):
 
     def on_eof(self) -> None:
         self.ended = True
-
-
-@asynccontextmanager
-async def connected(stream: Stream) -> AsyncIterator[socket.socket]:
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=ours)
-    with theirs:
-        yield theirs
-        stream.abort()
-        await until(lambda: stream.lost)
 
 
 async def say(peer: socket.socket, data: bytes) -> None:

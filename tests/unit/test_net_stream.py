@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, Source
 from proxy.net.stream import Stream
-from tests.support.turning import Time, turns, until
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from tests.support.turning import Time, connected, turns, until
 
 pytestmark = pytest.mark.both_loops
 
@@ -39,17 +34,6 @@ class Noting(Stream):
 
     def on_lost(self) -> None:
         self.told.append("lost")
-
-
-@asynccontextmanager
-async def connected(stream: Stream) -> AsyncIterator[socket.socket]:
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=ours)
-    with theirs:
-        yield theirs
-        stream.abort()
-        await until(lambda: stream.lost)
 
 
 def late() -> Failure:
