@@ -93,6 +93,36 @@ class Actor:
             await self.writer.wait_closed()
 
 
+class Callers:
+    """The connections made to a server of the test (``accept`` is its callback), each an actor."""
+
+    def __init__(self) -> None:
+        self._waiting: asyncio.Queue[Actor] = asyncio.Queue()
+        self._taken: list[Actor] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._waiting.put(Actor(reader, writer))
+
+    async def next(self) -> Actor:
+        """Wait for the next connection."""
+        async with asyncio.timeout(PATIENCE):
+            actor = await self._waiting.get()
+        self._taken.append(actor)
+        return actor
+
+    @property
+    def none_waits(self) -> bool:
+        """True when no connection was made that nobody took."""
+        return self._waiting.empty()
+
+    async def close(self) -> None:
+        """Close them all, those that nobody took included."""
+        while not self._waiting.empty():
+            self._taken.append(self._waiting.get_nowait())
+        for actor in self._taken:
+            await actor.close()
+
+
 class Play:
     """The stage: ``client()`` connects to the proxy, ``upstream()`` is the next connection it makes."""
 
@@ -102,8 +132,8 @@ class Play:
         self.access = bytearray()
         self.errors = bytearray()
         self._config: Mapping[str, Any] = config
-        self._accepted: asyncio.Queue[Actor] = asyncio.Queue()
-        self._actors: list[Actor] = []
+        self._callers = Callers()
+        self._clients: list[Actor] = []
         self.proxy: Proxy
         self._server: asyncio.Server
 
@@ -123,35 +153,42 @@ class Play:
 
     async def __aexit__(self, *_: object) -> None:
         await self.proxy.close()
-        while not self._accepted.empty():
-            self._actors.append(self._accepted.get_nowait())
-        for actor in self._actors:
-            await actor.close()
+        for client in self._clients:
+            await client.close()
+        await self._callers.close()
         self._server.close()
         await self._server.wait_closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._accepted.put(Actor(reader, writer))
+        await self._callers.accept(reader, writer)
 
     async def client(self) -> Actor:
         """Connect to the proxy."""
         address = self.proxy.addresses[0]
         assert isinstance(address, TcpAddress)
         actor = Actor(*await asyncio.open_connection(address.host, address.port))
-        self._actors.append(actor)
+        self._clients.append(actor)
         return actor
 
     async def upstream(self) -> Actor:
         """Wait for the next connection that the proxy makes to its upstream."""
-        async with asyncio.timeout(PATIENCE):
-            actor = await self._accepted.get()
-        self._actors.append(actor)
-        return actor
+        return await self._callers.next()
+
+    async def answered(self, request: bytes, answer: bytes) -> tuple[Actor, Actor]:
+        """A new client that has asked, and the next connection to the upstream, which has answered."""
+        client = await self.client()
+        client.say(request)
+        upstream = await self.upstream()
+        await upstream.hear_head()
+        upstream.say(answer)
+        await client.hear_answer()
+        await self.until(lambda: self.proxy.counters.requests_in_flight == 0)
+        return client, upstream
 
     @property
     def unasked(self) -> bool:
         """True when the proxy has made no connection that nobody took."""
-        return self._accepted.empty()
+        return self._callers.none_waits
 
     async def stop_upstream(self) -> None:
         """Nobody listens at the upstream's address any more."""

@@ -11,7 +11,7 @@ from proxy.config.schema import Config, TcpAddress, UnixAddress, UpstreamConfig,
 from proxy.net.http1 import AnswerLimits, Http1Exchange
 from proxy.net.pool import UpstreamPool
 from proxy.wire.strict import HeadLimits
-from tests.support.play import PATIENCE, Actor
+from tests.support.play import PATIENCE, Actor, Callers
 from tests.support.turning import Time, turns, until
 
 if TYPE_CHECKING:
@@ -54,18 +54,17 @@ class Pooling:
         self._host, self._tls, self._unix = host, tls, unix
         self._bounds, self._health = bounds or {}, health or {}
         self._keys, self._options = keys or {}, options or {}
-        self._accepted: asyncio.Queue[Actor] = asyncio.Queue()
-        self._actors: list[Actor] = []
+        self._callers = Callers()
         self._leases: list[Lease] = []
         self._server: asyncio.Server
         self.pool: UpstreamPool
 
     async def __aenter__(self) -> Self:
         if self._unix:
-            self._server = await asyncio.start_unix_server(self._accept, self._unix)
+            self._server = await asyncio.start_unix_server(self._callers.accept, self._unix)
             upstream = UpstreamConfig(UpstreamUrl(UnixAddress(self._unix)))
         else:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+            self._server = await asyncio.start_server(self._callers.accept, "127.0.0.1", 0, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
             upstream = upstream_at(self.port, self._host, tls=self._tls is not None, **self._keys)
         config = Config()
@@ -93,23 +92,14 @@ class Pooling:
         await until(lambda: self.pool.state.dialling == 0)
         async with asyncio.timeout(PATIENCE):
             await self.pool.wait_closed()
-        while not self._accepted.empty():
-            self._actors.append(self._accepted.get_nowait())
-        for actor in self._actors:
-            await actor.close()
+        await self._callers.close()
         self._server.close()
         await self._server.wait_closed()
         assert len(self.time) == 0
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._accepted.put(Actor(reader, writer))
-
     async def peer(self) -> Actor:
         """Return the upstream's end of the next connection."""
-        async with asyncio.timeout(PATIENCE):
-            actor = await self._accepted.get()
-        self._actors.append(actor)
-        return actor
+        return await self._callers.next()
 
     def stop_listening(self) -> None:
         """From now on the upstream refuses."""

@@ -5,39 +5,29 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
-from tests.support.play import PATIENCE, Actor
+from tests.support.play import Actor, Callers
 
 
 class Service:
     """Listens on a port of 127.0.0.1; ``connection()`` is the next one that is made to it."""
 
     def __init__(self) -> None:
-        self._accepted: asyncio.Queue[Actor] = asyncio.Queue()
-        self._actors: list[Actor] = []
+        self._callers = Callers()
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._callers.accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while not self._accepted.empty():
-            self._actors.append(self._accepted.get_nowait())
-        for actor in self._actors:
-            await actor.close()
+        await self._callers.close()
         self._server.close()
         await self._server.wait_closed()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._accepted.put(Actor(reader, writer))
-
     async def connection(self) -> Actor:
         """Wait for the next connection."""
-        async with asyncio.timeout(PATIENCE):
-            actor = await self._accepted.get()
-        self._actors.append(actor)
-        return actor
+        return await self._callers.next()
 
     async def connection_after(self, client: Actor, request: bytes) -> Actor:
         """Let ``client`` send a request and return the next connection, its question read."""
@@ -54,4 +44,4 @@ class Service:
     @property
     def unasked(self) -> bool:
         """True when no connection was made that nobody took."""
-        return self._accepted.empty()
+        return self._callers.none_waits

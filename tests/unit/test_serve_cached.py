@@ -48,14 +48,7 @@ class CachePlay(Play):
 
     async def filled(self, answer: bytes = SCRIPT, request: bytes = READ) -> tuple[Actor, Actor]:
         """A client that has asked, and the upstream that has answered."""
-        client = await self.client()
-        client.say(request)
-        upstream = await self.upstream()
-        await upstream.hear_head()
-        upstream.say(answer)
-        await client.hear_answer()
-        await self.until(lambda: self.proxy.counters.requests_in_flight == 0)
-        return client, upstream
+        return await self.answered(request, answer)
 
 
 async def test_the_second_one_is_answered_from_memory() -> None:

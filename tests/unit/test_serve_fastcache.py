@@ -26,14 +26,9 @@ class Cached(FastPlay):
         super().__init__(**{"cache": {}, **config})
 
     async def filled(self, answer: bytes = SCRIPT, request: bytes = READ) -> tuple[Actor, Actor]:
-        client = await self.client()
-        client.say(request)
-        upstream = await self.upstream()
-        await upstream.hear_head()
-        upstream.say(answer)
-        await client.hear_answer()
+        ends = await self.answered(request, answer)
         await self._nothing_in_flight()
-        return client, upstream
+        return ends
 
 
 async def test_a_fresh_answer_never_leaves_the_callbacks() -> None:
