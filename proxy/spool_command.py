@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proxy.clock import Clock
-from proxy.config.notation import size_text
+from proxy.config.notation import printable, size_text
 from proxy.spool.inventory import Inventory, SpoolUnusable
-from proxy.spool.record import UpstreamFigures
+from proxy.spool.record import total
 from proxy.spool.transfer import export_to, import_from, line_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from proxy.spool.inventory import FileFigures, Held
+    from proxy.spool.record import UpstreamFigures
 
     Command: TypeAlias = Callable[[argparse.Namespace, Inventory, Clock], int]
 
@@ -111,7 +112,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 
 def _stat(options: argparse.Namespace, inventory: Inventory, clock: Clock) -> int:
     figures = inventory.figures()
-    upstreams = _merged(figures)
+    upstreams = total(file.upstreams for file in figures)
     if options.json:
         print(json.dumps(_as_json(figures, upstreams, inventory.damaged())))
         return 0
@@ -128,16 +129,6 @@ def _stat(options: argparse.Namespace, inventory: Inventory, clock: Clock) -> in
     for name in inventory.damaged():
         print(f"damaged: {name}")
     return 0
-
-
-def _merged(figures: Iterable[FileFigures]) -> dict[str, UpstreamFigures]:
-    merged: dict[str, UpstreamFigures] = {}
-    for file in figures:
-        for name, found in file.upstreams.items():
-            old = merged.get(name, UpstreamFigures())
-            oldest = min(arrived for arrived in (old.oldest, found.oldest) if arrived is not None)
-            merged[name] = UpstreamFigures(old.depth + found.depth, old.bytes + found.bytes, oldest)
-    return merged
 
 
 def _as_json(
@@ -266,7 +257,7 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
 def _plain(text: str) -> str:
     """Text from the network on an operator's terminal: control characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(text, len(text))
 
 
 def _time(wall: float) -> str:

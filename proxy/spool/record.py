@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from proxy.errors import ProxyError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 
 class RecordId(NamedTuple):
@@ -115,6 +115,21 @@ class UpstreamFigures:
     depth: int = 0
     bytes: int = 0
     oldest: float | None = None
+
+    def __add__(self, other: UpstreamFigures) -> UpstreamFigures:
+        arrivals = [oldest for oldest in (self.oldest, other.oldest) if oldest is not None]
+        return UpstreamFigures(
+            self.depth + other.depth, self.bytes + other.bytes, min(arrivals, default=None)
+        )
+
+
+def total(files: Iterable[Mapping[str, UpstreamFigures]]) -> dict[str, UpstreamFigures]:
+    """Return what waits for each upstream in all of these files together."""
+    found: dict[str, UpstreamFigures] = {}
+    for upstreams in files:
+        for name, figures in upstreams.items():
+            found[name] = found.get(name, UpstreamFigures()) + figures
+    return found
 
 
 @dataclass(frozen=True, slots=True)

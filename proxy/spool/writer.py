@@ -27,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from proxy.spool.jobs import Append, Job, add_all
-from proxy.spool.record import SpoolFailed, SpoolFull, UpstreamFigures
+from proxy.spool.record import SpoolFailed, SpoolFull, total
 from proxy.spool.schema import connect, primary_code
 from proxy.spool.table import REPLAY_NOW, Table
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from proxy.config.schema import SpoolConfig
     from proxy.spool.files import Claim
     from proxy.spool.jobs import Error
+    from proxy.spool.record import UpstreamFigures
 
     Fault: TypeAlias = Callable[[str, Sequence[Job]], None]
 
@@ -322,12 +323,8 @@ class Writer:
 
     def _state(self) -> State:
         tables = [opened.table for opened in self._files.values()]
-        merged: dict[str, UpstreamFigures] = {}
-        for table in tables:
-            for name, found in table.figures().items():
-                merged[name] = _sum(merged[name], found) if name in merged else found
         return State(
-            merged,
+            total(table.figures() for table in tables),
             sum(table.dead_letters for table in tables),
             sum(table.dead_letter_bytes for table in tables),
             self._dropped,
@@ -345,11 +342,6 @@ class Writer:
             return lacking > 0 and lacking > self._files[self._own].table.unused_bytes()
         except (OSError, sqlite3.Error):  # whoever writes next will hear of it
             return False
-
-
-def _sum(one: UpstreamFigures, other: UpstreamFigures) -> UpstreamFigures:
-    arrivals = [oldest for oldest in (one.oldest, other.oldest) if oldest is not None]
-    return UpstreamFigures(one.depth + other.depth, one.bytes + other.bytes, min(arrivals, default=None))
 
 
 def _undone(table: Table, error: Exception) -> Error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.spool.record import Figures, RecordId, SpoolFailed, SpoolFull, UpstreamFigures
+from proxy.spool.record import Figures, RecordId, SpoolFailed, SpoolFull, UpstreamFigures, total
 
 
 def test_ids_sort_by_arrival_then_file_then_row() -> None:
@@ -20,3 +20,16 @@ def test_figures_add_up() -> None:
     figures = Figures({"default": UpstreamFigures(2, 100, 5.0), "replay": UpstreamFigures(1, 50, 6.0)})
     assert (figures.depth, figures.bytes) == (3, 150)
     assert (Figures().depth, Figures().bytes) == (0, 0)
+
+
+def test_what_several_files_hold_for_an_upstream_adds_up() -> None:
+    files = [
+        {"default": UpstreamFigures(2, 300, 7.0), "cloud": UpstreamFigures(1, 10, 9.0)},
+        {"default": UpstreamFigures(1, 50, 5.0), "empty": UpstreamFigures()},
+    ]
+    assert total(files) == {
+        "default": UpstreamFigures(3, 350, 5.0),
+        "cloud": UpstreamFigures(1, 10, 9.0),
+        "empty": UpstreamFigures(),
+    }
+    assert total([]) == {}
