@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +22,7 @@ from tests.support.wire import OK, Client, RawUpstream, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.wire import Received
 
@@ -70,11 +70,6 @@ class Setup:
             yield RunningProxy(process, servers.listening(process, len(self.listen)))
 
 
-def children(process: Process) -> set[int]:
-    """The worker processes that run now."""
-    return {int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()}
-
-
 def events(process: Process, name: str, count: int = 1) -> list[dict[str, Any]]:
     """Wait until the error log has ``count`` lines of this event."""
     lines = process.wait_for_lines(rf'"event": ?"{name}"', count, timeout=PROMPT)
@@ -93,7 +88,7 @@ def stop(process: Process) -> dict[str, Any]:
 
 def test_every_worker_serves_and_the_counters_are_one_sum() -> None:
     with RawUpstream() as upstream, workers(upstream, 2) as proxy:
-        assert len(children(proxy.process)) == 2
+        assert len(proxy.process.children()) == 2
         for _ in range(40):
             assert exchange(proxy.address, CLOSING).status == 200
         assert upstream.connection_count >= 2  # each worker has its own
@@ -111,12 +106,12 @@ def test_every_worker_serves_and_the_counters_are_one_sum() -> None:
 def test_auto_is_a_worker_for_each_cpu_it_may_use() -> None:
     with RawUpstream() as upstream, workers(upstream, "auto") as proxy:
         usable = len(os.sched_getaffinity(proxy.process.pid))
-        assert len(children(proxy.process)) == (usable if usable > 1 else 0)
+        assert len(proxy.process.children()) == (usable if usable > 1 else 0)
 
 
 def test_one_worker_is_one_process() -> None:
     with RawUpstream() as upstream, workers(upstream, 1) as proxy:
-        assert children(proxy.process) == set()
+        assert proxy.process.children() == set()
         assert exchange(proxy.address, EVENT).status == 200
 
 
@@ -181,7 +176,7 @@ def test_another_number_of_workers_loses_nothing(tmp_path: Path) -> None:
                     proxy.process.send_signal(signal.SIGHUP)
                     events(proxy.process, "reloaded", number)
                     load.wait_for_answers(100)
-                    assert proxy.process.poll(lambda: len(children(proxy.process)) == count)  # noqa: B023
+                    assert proxy.process.poll(lambda: len(proxy.process.children()) == count)  # noqa: B023
                 met = load.stop()
             stop(proxy.process)
     assert met.failures == []
@@ -193,14 +188,14 @@ def test_a_bad_configuration_is_refused_with_all_its_problems(count: int, tmp_pa
     with RawUpstream() as upstream:
         setup = Setup(tmp_path, upstream, workers=count)
         with setup.running() as proxy:
-            before = children(proxy.process)
+            before = proxy.process.children()
             setup.change(more="upstrem = 1\n[limits]\nhead_bytes = -1\n")
             proxy.process.send_signal(signal.SIGHUP)
             refused = events(proxy.process, "reload_failed", 2)
             assert "did you mean upstream?" in refused[0]["detail"]
             assert "limits.head_bytes = -1" in refused[1]["detail"]
             assert exchange(proxy.address, EVENT).status == 200
-            assert children(proxy.process) == before
+            assert proxy.process.children() == before
 
             setup.change(more="[access]\nallowed_hosts = ['elsewhere.example.test']\n")
             proxy.process.send_signal(signal.SIGHUP)
@@ -320,7 +315,7 @@ def test_one_process_says_that_it_stays_one(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced_while_the_others_go_on() -> None:
     with RawUpstream() as upstream, workers(upstream, 2) as proxy, Load(proxy.address) as load:
         load.wait_for_answers(100)
-        before = children(proxy.process)
+        before = proxy.process.children()
         victim = min(before)
         os.kill(victim, signal.SIGKILL)
         died = events(proxy.process, "worker_died")[0]
@@ -328,8 +323,8 @@ def test_a_killed_worker_is_replaced_while_the_others_go_on() -> None:
         broken = len(load.failures)
         assert broken <= load.size  # each client had at most one request there
         load.wait_for_answers(200)
-        assert proxy.process.poll(lambda: len(children(proxy.process)) == 2)
-        (successor,) = children(proxy.process) - before
+        assert proxy.process.poll(lambda: len(proxy.process.children()) == 2)
+        (successor,) = proxy.process.children() - before
         assert successor != victim
         load.wait_for_answers(200)
         met = load.stop()
@@ -343,11 +338,11 @@ def test_connections_do_not_wait_for_a_worker_that_is_down() -> None:
     """The other one accepts on its socket meanwhile."""
     with RawUpstream() as upstream, workers(upstream, 2) as proxy:
         for number in (1, 2):
-            os.kill(min(children(proxy.process)), signal.SIGKILL)
+            os.kill(min(proxy.process.children()), signal.SIGKILL)
             events(proxy.process, "worker_died", number)
             for _ in range(20):
                 assert exchange(proxy.address, CLOSING).status == 200
-            assert proxy.process.poll(lambda: len(children(proxy.process)) == 2)
+            assert proxy.process.poll(lambda: len(proxy.process.children()) == 2)
         stop(proxy.process)
 
 
@@ -355,7 +350,7 @@ def test_workers_end_with_their_parent() -> None:
     with RawUpstream() as upstream, workers(upstream, 2) as proxy, Client(proxy.address) as idle:
         idle.send(EVENT)
         assert idle.answer(b"POST").status == 200
-        endings = [os.pidfd_open(pid) for pid in children(proxy.process)]
+        endings = [os.pidfd_open(pid) for pid in proxy.process.children()]
         proxy.process.send_signal(signal.SIGKILL)
         assert idle.ended()
         proxy.process.wait_for_lines("parent_gone", 2)
@@ -391,13 +386,13 @@ def busy(count: int) -> Iterator[tuple[RunningProxy, list[Client], threading.Eve
 
 def test_all_workers_drain() -> None:
     with busy(2) as (proxy, clients, released):
-        pids = children(proxy.process)
+        pids = proxy.process.children()
         for pid in pids:
             os.kill(pid, signal.SIGTERM)  # as systemd does to all of a control group
         proxy.process.send_signal(signal.SIGTERM)
         events(proxy.process, "draining")
         proxy.process.wait_until_refused(*proxy.address)
-        assert children(proxy.process) == pids
+        assert proxy.process.children() == pids
         released.set()
         for client in clients:
             answer = client.answer(b"POST")
@@ -411,7 +406,7 @@ def test_generations_that_hand_over_stop_too() -> None:
     with busy(2) as (proxy, clients, released), Client(proxy.address) as idle:
         proxy.process.send_signal(signal.SIGHUP)
         events(proxy.process, "reloaded")
-        assert len(children(proxy.process)) == 4
+        assert len(proxy.process.children()) == 4
         proxy.process.send_signal(signal.SIGTERM)
         assert idle.ended()
         released.set()

@@ -169,6 +169,10 @@ class Process:
                 self._changed.wait(PROBE_INTERVAL)
         return False
 
+    def children(self) -> set[int]:
+        """The processes that it has started and that run now."""
+        return set(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
+
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself (not to its children)."""
         self._popen.send_signal(number)

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -29,6 +28,7 @@ from tests.support.servers import clean_environment, listening, proxy_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 TOKEN = "phc_storm"
 PATIENCE = 90.0
@@ -72,9 +72,11 @@ class Site:
     def __init__(self, folder: Path, mode: str, workers: int, static: Path | None = None) -> None:
         self.journal = folder / "journal.jsonl"
         self.journal.touch()
-        self._folder = folder
+        self.spool = folder / "spool"
+        self.workers = workers
+        """Of the next start or reload."""
+        self._config = folder / "proxy.toml"
         self._mode = mode
-        self._workers = workers
         self._static = static
         self._posthog_port = free_port()
         self.port = free_port()
@@ -99,13 +101,18 @@ class Site:
         self.posthog.wait_for_lines(r"ready (http://\S+)", stream="stdout")
 
     def start_proxy(self) -> None:
-        argv = proxy_command("run", "--upstream", f"http://127.0.0.1:{self._posthog_port}")
-        argv += ["--listen", f"127.0.0.1:{self.port}", "--trusted-proxies", "127.0.0.1"]
-        argv += ["--workers", str(self._workers), "--access-log", "off"]
-        argv += ["--spool", self._folder / "spool", "--spool-mode", self._mode]
+        self._configure()
+        argv = proxy_command("run", "--config", self._config, "--listen", f"127.0.0.1:{self.port}")
+        argv += ["--trusted-proxies", "127.0.0.1", "--access-log", "off"]
+        argv += ["--spool", self.spool, "--spool-mode", self._mode]
         argv += ["--set", "health.open_min=0.2", "--set", "health.open_max=1"]
         self.proxy = self._stack.enter_context(Process(argv, name="proxy", env=clean_environment()))
         listening(self.proxy)
+
+    def _configure(self) -> None:
+        """Write what a reload may change."""
+        upstream = f"http://127.0.0.1:{self._posthog_port}"
+        self._config.write_text(f'upstream = "{upstream}"\nworkers = {self.workers}\n')
 
     def kill_posthog(self) -> None:
         assert self.posthog is not None
@@ -120,13 +127,23 @@ class Site:
 
     def kill_worker(self, rng: random.Random) -> None:
         assert self.proxy is not None
-        pid = self.proxy.pid
-        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        workers = self.proxy.children()
         if workers:
-            os.kill(int(rng.choice(sorted(workers))), signal.SIGKILL)
+            os.kill(rng.choice(sorted(workers)), signal.SIGKILL)
+
+    def stop_proxy(self) -> None:
+        """Have it end by itself."""
+        assert self.proxy is not None
+        self.proxy.send_signal(signal.SIGTERM)
+        assert self.proxy.wait(PATIENCE) == 0
+
+    def move_posthog(self) -> None:
+        """It starts at another address next time, of which the proxy hears with its next reload or start."""
+        self._posthog_port = free_port()
 
     def reload(self) -> None:
         assert self.proxy is not None
+        self._configure()
         self.proxy.send_signal(signal.SIGHUP)
 
 
@@ -184,7 +201,7 @@ class Client(threading.Thread):
         """An hour wrong, told by `sent_at`; by an offset; or nothing: then it happened on arrival."""
         kind = self._number % 3
         if kind == 0:
-            return {"timestamp": _iso(moment + 3600), "sent_at": _iso(moment + 3600)}
+            return {"timestamp": iso(moment + 3600), "sent_at": iso(moment + 3600)}
         return {"offset": 0} if kind == 1 else {}
 
 
@@ -245,7 +262,7 @@ def storm(
         acknowledged = {each.uuid: each for sender in senders for each in sender.acknowledged}
         assert acknowledged
         arrivals = Arrivals(site.journal)
-        _wait_for(lambda: _all_there(arrivals, acknowledged))
+        wait_for(lambda: all_there(arrivals, acknowledged))
         for uuid, sent in acknowledged.items():
             found = arrivals.seen[uuid]
             assert len({copy[:4] for copy in found}) == 1, found  # one after de-duplication
@@ -271,17 +288,17 @@ def _strike(site: Site, rng: random.Random) -> None:
         site.start_posthog()
 
 
-def _all_there(arrivals: Arrivals, acknowledged: Mapping[str, Acknowledged]) -> bool:
+def all_there(arrivals: Arrivals, acknowledged: Mapping[str, Acknowledged]) -> bool:
     arrivals.read()
     return acknowledged.keys() <= arrivals.seen.keys()
 
 
-def _wait_for(met: Callable[[], bool]) -> None:
+def wait_for(met: Callable[[], bool]) -> None:
     due = time.monotonic() + PATIENCE
     while not met():
         assert time.monotonic() < due, "something that was acknowledged has not arrived"
         time.sleep(0.1)
 
 
-def _iso(moment: float) -> str:
+def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
