@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from proxy.config.notation import shown
 from proxy.config.presets import DEFAULT_UPSTREAM
@@ -26,10 +27,15 @@ from proxy.spool.replay import Replay
 from proxy.spool.store import Store
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from proxy.observe.metrics import Snapshot
+    from proxy.rules.steps import Steps
     from proxy.serve.runtime import Runtime
     from proxy.spool.record import Keeper
     from proxy.spool.replay import Told
+
+T = TypeVar("T")
 
 TEND_INTERVAL = 5.0
 """Seconds between two looks at the files."""
@@ -51,6 +57,8 @@ class Delivery:
             tell=self._told,
         )
         self._tending: asyncio.Task[None] | None = None
+        self._correcting = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "spool-packer")
 
     @classmethod
     async def begin(cls, runtime: Runtime, worker: str, share: int, keeper: Keeper | None = None) -> Delivery:
@@ -98,6 +106,7 @@ class Delivery:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
         await self.replay.stop()
+        self._thread.shutdown(wait=False, cancel_futures=True)
         if isinstance(self.keeper, Store):
             self._runtime.deadlines.forget(self.keeper)
         await self.keeper.close()
@@ -120,7 +129,25 @@ class Delivery:
         if told.error is not None:
             log_bug(self._runtime, "", told.error)
 
-    def _corrected(self, head: bytes, body: bytes | None, delay: float) -> tuple[bytes, bytes | None]:
-        corrected = correct(head, body, delay)
+    async def _corrected(self, head: bytes, body: bytes | None, delay: float) -> tuple[bytes, bytes | None]:
+        """One at a time, so that there is one text in memory."""
+        async with self._correcting:
+            corrected = await beside_others(correct(head, body, delay), self._thread)
         self._runtime.counters.spool_corrected.add(corrected.outcome.value)
         return corrected.head, corrected.body
+
+
+async def beside_others(steps: Steps[T], thread: Executor) -> T:
+    """Do long work (rules/steps.py) while the loop does other things in each pause."""
+    result = None
+    try:
+        while True:
+            work = steps.send(result)
+            if work is None:
+                result = None
+                await asyncio.sleep(0)
+            else:
+                result = await asyncio.get_running_loop().run_in_executor(thread, work)
+    except StopIteration as end:
+        done: T = end.value
+        return done

@@ -4,40 +4,39 @@ PostHog's ingestion takes JSON in gzip (told by its magic bytes, whatever the he
 ``data`` field of a form, or in the ``data`` of the query of a GET, and these in each other. What is unpacked
 here is packed in the same way again; all that is not edited stays byte for byte.
 
-``members`` and ``items`` say where in a JSON text the values stand, so that a text can be edited without
-being written anew: numbers, escapes, blanks and the order of keys stay as they came.
+Both are steps (steps.py): what is long is compressed in a call that can run in a thread, and written in forms
+piece by piece.
 
-Memory: a body and its text, ``MOST_TEXT`` bytes at most, and what the text says, ``MOST_CONTAINERS`` objects
-and arrays at most: a few kilobytes of gzip can hold millions of them, each a hundred times its text.
+Memory: a body and its text, ``MOST_TEXT`` bytes at most.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import re
 import zlib
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
-from json.decoder import JSONDecoder
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, unquote_plus
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import quote, unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+
+    from proxy.rules.steps import Steps
+
+    Layer: TypeAlias = Callable[[bytes], Steps[bytes]]
 
 MOST_TEXT = 8 * 1024 * 1024
 """Bytes that a body may unfold to; what is larger is sent as it came."""
 
-MOST_CONTAINERS = 250_000
-"""Brackets that open in a text. A made-up recording of 3.7 MiB has 60,000."""
+AT_ONCE = 16 * 1024
+"""Bytes that are compressed, or written in a form, where one stands: half a millisecond."""
+
+QUICK_AT_ONCE = 192 * 1024
+"""The same of what is inflated, or written in base64 (of which three bytes are a unit)."""
 
 _GZIP = b"\x1f\x8b"
-_BLANK = re.compile(r"[ \t\n\r]*")
-_decode = JSONDecoder().raw_decode
-_ENDLESS = repeat(True)
-_NONE_LEFT = object()
 
 
 class UnreadableError(ValueError):
@@ -46,47 +45,36 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """The JSON text of a body, and how to pack another one as it was packed."""
+    """The text of a body, and what it was packed in, the outermost first."""
 
-    text: str
-    pack: Callable[[bytes], bytes]
+    text: bytes
+    layers: Sequence[Layer]
 
-
-class Span(NamedTuple):
-    """A value in a text: what it is, and where it stands."""
-
-    value: Any
-    start: int
-    end: int
+    def pack(self, text: bytes) -> Steps[bytes]:
+        """Return another text packed as this one was."""
+        for layer in reversed(self.layers):
+            text = yield from layer(text)
+        return text
 
 
-# --- wrappings -----------------------------------------------------------------------------------
-
-
-def unpack(body: bytes, content_encoding: bytes = b"") -> Unpacked:
+def unpack(body: bytes, content_encoding: bytes = b"") -> Steps[Unpacked]:
     """Take everything off. Raises ``UnreadableError``."""
-    layers: list[Callable[[bytes], bytes]] = []
+    layers: list[Layer] = []
     coding = content_encoding.strip().lower()
     if coding in (b"gzip", b"deflate"):
-        body = _inflated(body, gzip=coding == b"gzip")
+        body = yield from _inflated(body, gzip=coding == b"gzip")
         layers.append(partial(_deflated, gzip=coding == b"gzip"))
     elif coding not in (b"", b"identity"):
         raise UnreadableError("a coding that ingestion does not know")
-    body = _unzipped(body, layers)
+    body = yield from _unzipped(body, layers)
     if body.startswith(b"data=") or (not _is_json(body) and b"&data=" in body):
         start, end = field_span(body, b"data")
         layers.append(partial(_in_form, body, start, end))
-        body = unquote_plus(body[start:end].decode("latin-1"), "latin-1").encode("latin-1")
+        body = yield from _unquoted(body[start:end])
     if not _is_json(body):
-        layers.append(base64.b64encode)
-        body = _unzipped(_from_base64(body), layers)
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        raise UnreadableError("not UTF-8") from None
-    if text.count("{") + text.count("[") > MOST_CONTAINERS:
-        raise UnreadableError("too many objects")
-    return Unpacked(text, partial(_packed, layers))
+        layers.append(_in_base64)
+        body = yield from _unzipped(_from_base64(body), layers)
+    return Unpacked(body, layers)
 
 
 def field_span(form: bytes, name: bytes) -> tuple[int, int]:
@@ -99,37 +87,70 @@ def field_span(form: bytes, name: bytes) -> tuple[int, int]:
     return start, len(form) if end < 0 else end
 
 
-def _packed(layers: Sequence[Callable[[bytes], bytes]], text: bytes) -> bytes:
-    for pack in reversed(layers):
-        text = pack(text)
-    return text
-
-
-def _in_form(form: bytes, start: int, end: int, value: bytes) -> bytes:
-    return form[:start] + quote(value, safe="").encode() + form[end:]
-
-
-def _unzipped(body: bytes, layers: list[Callable[[bytes], bytes]]) -> bytes:
+def _unzipped(body: bytes, layers: list[Layer]) -> Steps[bytes]:
     if not body.startswith(_GZIP):
         return body
     layers.append(partial(_deflated, gzip=True))
-    return _inflated(body, gzip=True)
+    return (yield from _inflated(body, gzip=True))
 
 
-def _inflated(data: bytes, *, gzip: bool) -> bytes:
+def _inflated(data: bytes, *, gzip: bool) -> Steps[bytes]:
     engine = zlib.decompressobj(16 + zlib.MAX_WBITS if gzip else zlib.MAX_WBITS)
-    try:
-        plain = engine.decompress(data, MOST_TEXT)
-    except zlib.error:
-        raise UnreadableError("broken compression") from None
+    parts = [_unpacked(engine, data, QUICK_AT_ONCE)]
+    if engine.unconsumed_tail:
+        parts.append((yield partial(_unpacked, engine, engine.unconsumed_tail, MOST_TEXT - len(parts[0]))))
     if not engine.eof:
-        raise UnreadableError("too large, or it ends early")
-    return plain
+        raise UnreadableError("broken, too large, or it ends early")
+    return b"".join(parts)
 
 
-def _deflated(data: bytes, *, gzip: bool) -> bytes:
+def _unpacked(engine: zlib._Decompress, data: bytes, most: int) -> bytes:
+    """Nothing where it is broken."""
+    try:
+        return engine.decompress(data, most)
+    except zlib.error:
+        return b""
+
+
+def _deflated(data: bytes, *, gzip: bool) -> Steps[bytes]:
     engine = zlib.compressobj(6, wbits=16 + zlib.MAX_WBITS if gzip else zlib.MAX_WBITS)
-    return engine.compress(data) + engine.flush()
+    if len(data) <= AT_ONCE:
+        return engine.compress(data) + engine.flush()
+    packed: bytes = yield lambda: engine.compress(data) + engine.flush()
+    return packed
+
+
+def _in_form(form: bytes, start: int, end: int, value: bytes) -> Steps[bytes]:
+    parts = [form[:start]]
+    for at in range(0, len(value), AT_ONCE):
+        if at:
+            yield None
+        parts.append(quote(value[at : at + AT_ONCE], safe="").encode())
+    parts.append(form[end:])
+    return b"".join(parts)
+
+
+def _unquoted(value: bytes) -> Steps[bytes]:
+    value = value.replace(b"+", b" ")
+    parts, at = [], 0
+    while at < len(value):
+        if at:
+            yield None
+        cut = at + AT_ONCE
+        escape = value.find(b"%", cut - 2, cut)
+        cut = cut if escape < 0 else escape  # which is not to be torn
+        parts.append(unquote_to_bytes(value[at:cut]))
+        at = cut
+    return b"".join(parts)
+
+
+def _in_base64(data: bytes) -> Steps[bytes]:
+    parts = []
+    for at in range(0, len(data), QUICK_AT_ONCE):
+        if at:
+            yield None
+        parts.append(base64.b64encode(data[at : at + QUICK_AT_ONCE]))
+    return b"".join(parts)
 
 
 def _from_base64(text: bytes) -> bytes:
@@ -142,63 +163,3 @@ def _from_base64(text: bytes) -> bytes:
 
 def _is_json(data: bytes) -> bool:
     return data.lstrip()[:1] in (b"{", b"[")
-
-
-# --- places in a JSON text -----------------------------------------------------------------------
-
-
-def value_at(text: str, start: int = 0) -> Span:
-    """Return the value that begins at ``start``, after blanks. Raises ``UnreadableError``."""
-    start = _skip(text, start)
-    try:
-        value, end = _decode(text, start)
-    except (ValueError, RecursionError):
-        raise UnreadableError("not JSON") from None
-    return Span(value, start, end)
-
-
-def members(text: str, start: int, steps: Iterator[object] = _ENDLESS) -> dict[str, Span]:
-    """Return the values of the object at ``start``, by key; of several with one key the last, as parsers do.
-    The object is sound: ``value_at`` has read it. Each value takes one of ``steps``; raises
-    ``UnreadableError`` where there are none left."""
-    found: dict[str, Span] = {}
-    at = _skip(text, start + 1)
-    while text[at] != "}":
-        _step(steps)
-        key, at = _decode(text, at)
-        found[key] = span = value_at(text, _skip(text, at) + 1)
-        at = _skip(text, span.end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-    return found
-
-
-def items(text: str, start: int, steps: Iterator[object] = _ENDLESS) -> Iterator[Span]:
-    """Yield the values of the array at ``start``, which is sound. ``steps`` as for ``members``."""
-    at = _skip(text, start + 1)
-    while text[at] != "]":
-        _step(steps)
-        span = value_at(text, at)
-        yield span
-        at = _skip(text, span.end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
-
-
-def edited(text: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    """Return the text with each ``(start, end, new)`` in place; they do not overlap."""
-    parts, at = [], 0
-    for start, end, new in sorted(edits):
-        parts += [text[at:start], new]
-        at = end
-    return "".join([*parts, text[at:]])
-
-
-def _step(steps: Iterator[object]) -> None:
-    if next(steps, _NONE_LEFT) is _NONE_LEFT:
-        raise UnreadableError("too many events or keys")
-
-
-def _skip(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return at if match is None else match.end()

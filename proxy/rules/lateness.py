@@ -21,19 +21,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from proxy.rules.envelope import UnreadableError, edited, field_span, items, members, unpack, value_at
+from proxy.rules.envelope import UnreadableError, field_span, unpack
+from proxy.rules.jsontext import JsonText, MalformedError, edited
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Mapping
 
-    from proxy.rules.envelope import Span, Unpacked
+    from proxy.rules.jsontext import Span
+    from proxy.rules.steps import Steps
 
 FRESH = 0.5
 """Seconds of delay that are not worth a correction: PostHog rounds more than that away."""
 
 MOST_PLACES = 20_000
-"""Events and keys of one request that are looked at one by one: more would hold up live requests. SDKs send
-hundreds of events."""
+"""Events and keys of one request that are looked at one by one, as each takes memory. SDKs send hundreds."""
 
 _MOST_OFFSET = 2**53
 """Milliseconds; what is beyond is no time, nor a number that all parsers read alike."""
@@ -66,7 +67,7 @@ class Corrected:
     outcome: Outcome
 
 
-def correct(head: bytes, body: bytes | None, delay: float) -> Corrected:
+def correct(head: bytes, body: bytes | None, delay: float) -> Steps[Corrected]:
     """Correct a request that is ``delay`` seconds late. ``body``: ``None`` where it is too large to be looked
     at; then ``sent_at`` of the query is corrected all the same."""
     if delay < FRESH:
@@ -79,22 +80,25 @@ def correct(head: bytes, body: bytes | None, delay: float) -> Corrected:
         return Corrected(head, None, Outcome.TOO_LARGE)
     try:
         if body:
-            edit = _Edit(unpack(body, _encoding(lines)), delay)
+            unpacked = yield from unpack(body, _encoding(lines))
         else:
             start, stop = field_span(query, b"data")
-            edit = _Edit(unpack(b"data=" + query[start:stop]), delay)
-    except UnreadableError:
+            unpacked = yield from unpack(b"data=" + query[start:stop])
+        edit = _Edit(unpacked.text, delay)
+        yield from edit.find()
+    except (UnreadableError, MalformedError):
         head = _line(method, path, mark, _later_query(query, delay), version) + end + lines
         return Corrected(head, body, Outcome.UNREADABLE)
     new_query = query if edit.said_in_body else _later_query(query, delay)
     new_body = body
-    if edit.edits and body:
-        new_body = edit.packed()
-        lines = _LENGTH_LINE.sub(rb"\g<1>%d" % len(new_body), b"\r\n" + lines, count=1)[2:]
-    elif edit.edits:
-        packed = edit.packed()
-        start, stop = field_span(new_query, b"data")
-        new_query = new_query[:start] + packed[5:] + new_query[stop:]
+    if edit.edits:
+        packed = yield from unpacked.pack(edited(unpacked.text, edit.edits))
+        if body:
+            new_body = packed
+            lines = _LENGTH_LINE.sub(rb"\g<1>%d" % len(new_body), b"\r\n" + lines, count=1)[2:]
+        else:
+            start, stop = field_span(new_query, b"data")
+            new_query = new_query[:start] + packed[5:] + new_query[stop:]
     if new_body is body and new_query == query:
         return Corrected(head, body, Outcome.NOTHING)
     head = _line(method, path, mark, new_query, version) + end + lines
@@ -102,53 +106,74 @@ def correct(head: bytes, body: bytes | None, delay: float) -> Corrected:
 
 
 class _Edit:
-    """What is to be changed in a body. ``said_in_body``: its sent_at counts, and not the query's."""
+    """What is to be changed in a text: ``edits``. ``said_in_body``: its sent_at counts, not the query's."""
 
-    def __init__(self, unpacked: Unpacked, delay: float) -> None:
-        self._unpacked = unpacked
-        self._delay = delay
-        text = self._text = unpacked.text
-        top = value_at(text)
-        self.edits: list[tuple[int, int, str]] = []
+    def __init__(self, text: bytes, delay: float) -> None:
+        self.edits: list[tuple[int, int, bytes]] = []
         self.said_in_body = False
-        self._steps = iter(range(MOST_PLACES))
-        whole = members(text, top.start, self._steps) if isinstance(top.value, dict) else {}
-        sent_at = whole.get("sent_at")
-        if sent_at is not None and (later := _later_time(sent_at.value, delay)) is not None:
+        self._text = JsonText(text, MOST_PLACES)
+        self._delay = delay
+
+    def find(self) -> Steps[None]:
+        """Look through the text. Raises ``MalformedError``."""
+        start = self._text.begin()
+        if not self._text.opens(start, b"{"):
+            yield from self._events(start)
+            return
+        whole, _ = yield from self._text.members(start, self._top)
+        if "batch" not in whole:
+            self._event(start, whole)
+        if "sent_at" in whole:
+            self._sent_at(whole["sent_at"])
+
+    def _top(self, name: str, at: int) -> Steps[int]:
+        if name != "batch":
+            return (yield from self._text.skip(at))
+        self.edits.clear()  # of one before: the last one counts
+        return (yield from self._events(at))
+
+    def _events(self, at: int) -> Steps[int]:
+        """A list of them, or one."""
+        if self._text.opens(at, b"["):
+            return (yield from self._text.items(at, self._item))
+        return (yield from self._item(at))
+
+    def _item(self, at: int) -> Steps[int]:
+        if not self._text.opens(at, b"{"):
+            return (yield from self._text.skip(at))
+        members, end = yield from self._text.members(at)
+        self._event(at, members)
+        return end
+
+    def _sent_at(self, span: Span) -> None:
+        later = _later_time(self._text.value(span), self._delay)
+        if later is not None:
             self.said_in_body = True
-            self.edits.append((sent_at.start, sent_at.end, f'"{later}"'))
-        for event in self._events(top, whole):
-            if isinstance(event.value, dict):
-                self._event(event)
+            self.edits.append((span.start, span.end, b'"%b"' % later.encode()))
 
-    def packed(self) -> bytes:
-        """The body as it was packed, with the edits."""
-        return self._unpacked.pack(edited(self._text, self.edits).encode())
-
-    def _events(self, top: Span, whole: dict[str, Span]) -> Iterator[Span]:
-        batch = whole.get("batch")
-        if batch is not None:
-            top = batch
-        if isinstance(top.value, list):
-            yield from items(self._text, top.start, self._steps)
-        else:
-            yield top
-
-    def _event(self, event: Span) -> None:
-        said = event.value
-        offset, timed = said.get("offset"), isinstance(said.get("timestamp"), str)
-        is_number = isinstance(offset, int | float) and not isinstance(offset, bool)
-        if is_number and not -_MOST_OFFSET < offset < _MOST_OFFSET:  # an int may be too large for a float
+    def _event(self, start: int, members: Mapping[str, Span]) -> None:
+        span = members.get("offset")
+        offset = 0 if span is None else self._text.value(span)
+        if span is None or isinstance(offset, bool) or not isinstance(offset, int | float):  # it says none
+            if self._is_timed(members) or self._is_snapshot(members):
+                return
+            offset = 0
+        elif not -_MOST_OFFSET < offset < _MOST_OFFSET:  # an int may be too large for a float
             return
-        if not is_number and (timed or said.get("event") in _SNAPSHOTS):
-            return
-        later = repr((offset if is_number else 0) + round(self._delay * 1000))
-        if "offset" in said:
-            span = members(self._text, event.start, self._steps)["offset"]
+        later = repr(offset + round(self._delay * 1000)).encode()
+        if span is not None:
             self.edits.append((span.start, span.end, later))
         else:
-            at = event.start + 1
-            self.edits.append((at, at, f'"offset":{later}{"," if said else ""}'))
+            later = b'"offset":%b%b' % (later, b"," if members else b"")
+            self.edits.append((start + 1, start + 1, later))
+
+    def _is_timed(self, members: Mapping[str, Span]) -> bool:
+        said = members.get("timestamp")
+        return said is not None and self._text.opens(said.start, b'"')
+
+    def _is_snapshot(self, members: Mapping[str, Span]) -> bool:
+        said = members.get("event")
+        return said is not None and self._text.value(said) in _SNAPSHOTS
 
 
 def _line(method: bytes, path: bytes, mark: bytes, query: bytes, version: bytes) -> bytes:

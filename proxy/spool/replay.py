@@ -33,7 +33,7 @@ from proxy.wire.heads import read_request
 from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from proxy.clock import Deadlines
     from proxy.config.schema import TimeoutsConfig
@@ -72,7 +72,7 @@ _ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
 _MOST_OF_AN_ANSWER = 64 * 1024
 _MOST_OF_A_REASON = 200
 
-Correct: TypeAlias = "Callable[[bytes, bytes | None, float], tuple[bytes, bytes | None]]"
+Correct: TypeAlias = "Callable[[bytes, bytes | None, float], Awaitable[tuple[bytes, bytes | None]]]"
 """Head, body (``None``: it is too large) and seconds of delay to the head and body to send."""
 
 
@@ -364,7 +364,7 @@ class Feeder:
         body = await self._whole(stored)
         delay = max(0.0, self._deadlines.clock.wall() - stored.arrived)
         try:
-            head, body = self._correct(stored.head, body, delay)
+            head, body = await self._correct(stored.head, body, delay)
             request = read_request(head, _ANY_HEAD)
         except Exception as error:  # anybody sends events: one that trips us must not keep the others here
             raise Unsendable(f"it cannot be made ready: {error!r}") from error

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.rules.lateness import correct
+from proxy.rules.steps import finish
 from proxy.standin.bodies import BodyError, decode, query_of
 from proxy.standin.timing import event_time, parse_millis, parse_time
 
@@ -104,7 +105,7 @@ def test_a_late_event_happens_when_it_did(value: Any, dump: Any, wrap: Any, quer
     body = wrap(dump(value).encode())
     head = f"POST /e/?{query} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     moments, rest = stored(body, query, ARRIVED)
-    done = correct(head, body, delay)
+    done = finish(correct(head, body, delay))
     assert done.body is not None
     target = done.head.split(b" ", 2)[1].decode()
     late_moments, late_rest = stored(done.body, target.partition("?")[2], ARRIVED + delay)
@@ -121,7 +122,7 @@ def test_a_late_event_happens_when_it_did(value: Any, dump: Any, wrap: Any, quer
 def test_whatever_came_is_sent_on(body: bytes, wrap: Any) -> None:
     body = wrap(body)
     head = b"POST /e/?_=1 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    done = correct(head, body, 60.0)
+    done = finish(correct(head, body, 60.0))
     assert done.body is not None
     try:
         decode(body, "")

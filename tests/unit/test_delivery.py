@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.config.load import config_from
-from proxy.delivery import TEND_INTERVAL, Delivery
+from proxy.delivery import TEND_INTERVAL, Delivery, beside_others
 from proxy.errors import ConfigError
 from proxy.server import Proxy
 from proxy.spool.record import Tended
@@ -18,6 +20,8 @@ from tests.support.play import Play
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from proxy.rules.steps import Steps
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 EVENT = b"POST /e/ HTTP/1.1\r\nHost: ph.example\r\nContent-Length: 2\r\n\r\n{}"
@@ -82,3 +86,29 @@ async def test_files_are_looked_after_and_wishes_heard() -> None:
         ]
         await delivery.end()
         assert kept.closed
+
+
+async def test_long_work_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def work() -> Steps[list[object]]:
+        seen: list[object] = []
+        for _ in range(5):
+            yield None
+            seen.append(turns)
+        seen.append((yield threading.current_thread))
+        return seen
+
+    other = asyncio.create_task(count_turns())
+    with ThreadPoolExecutor(1, "elsewhere") as thread:
+        *seen, where = await beside_others(work(), thread)
+    other.cancel()
+    assert seen == [1, 2, 3, 4, 5]
+    assert isinstance(where, threading.Thread)
+    assert where.name.startswith("elsewhere")
