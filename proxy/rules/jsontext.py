@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.rules.steps import Steps
 
@@ -27,17 +27,22 @@ _SHORT = rb'"[^"\\]{0,512}+(?:\\.[^"\\]{0,64}+){0,16}+"'
 """A string that is stepped over with others; of a longer one the quote is found, and it is walked through."""
 
 _PLAIN = rb"[^][\"{}]{1,4096}+"
-_FLAT = rb"[{[](?:%b|%b){0,16}+[]}]" % (_PLAIN, _SHORT)
+_FLAT = rb"[{[](?:%b|%b){0,64}+[]}]" % (_PLAIN, _SHORT)
 """An object or an array without another one in it, and without much."""
 
 _blank = re.compile(_BLANKS).match
 _KEY = rb'"[^"\\]{0,512}+(?:\\.[^"\\]{0,64}+){0,256}+"'
-_key = re.compile(rb"%b(%b)%b:%b" % (_BLANKS, _KEY, _BLANKS, _BLANKS), re.DOTALL).match
-_value = re.compile(rb'%b|[^][{}",:\s]{1,8192}+|%b|([{["])' % (_SHORT, _FLAT), re.DOTALL).match
+_WHOLE = rb'(?:%b|[^][{}",:\s]{1,8192}+|%b)' % (_SHORT, _FLAT)
+_member = re.compile(
+    rb"(%b)%b:%b(?:(%b)%b([,}])%b)?+" % (_KEY, _BLANKS, _BLANKS, _WHOLE, _BLANKS, _BLANKS), re.DOTALL
+).match
+"""A key, and where its value is not long, that and what comes behind it."""
+
+_value = re.compile(rb'%b|([{["])' % _WHOLE, re.DOTALL).match
 """A whole value, or only what a longer one begins with."""
 
 _comma = re.compile(rb"%b([],}])%b" % (_BLANKS, _BLANKS)).match
-_over = re.compile(rb'(?:%b|%b|%b){0,32}+([]["{}])?+' % (_PLAIN, _SHORT, _FLAT), re.DOTALL).match
+_over = re.compile(rb'(?:%b|%b|%b){0,8}+([]["{}])?+' % (_PLAIN, _SHORT, _FLAT), re.DOTALL).match
 """Up to a bracket, or the quote of a long string; or up to anything, where there is much before it."""
 
 _within = re.compile(rb'[^"\\]{0,65536}+(?:\\.[^"\\]{0,64}+){0,1024}+("?+)', re.DOTALL).match
@@ -50,15 +55,18 @@ MOST_SCALAR = 8192
 _DEPTH = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 
+Visit: TypeAlias = "Callable[[int], Steps[int]]"
+"""Steps over a value: from where it begins to where it ends."""
+
+NO_VISITS: Mapping[str, Visit] = {}
+
+
 class MalformedError(ValueError):
     """No JSON, or more of it than is looked at."""
 
 
-class Span(NamedTuple):
-    """A value in a text: from ``start`` to before ``end``."""
-
-    start: int
-    end: int
+Span: TypeAlias = tuple[int, int]
+"""Where a value in a text stands: its start, and what is behind its end."""
 
 
 class JsonText:
@@ -81,29 +89,36 @@ class JsonText:
         return self.text.startswith(bracket, at)
 
     def members(
-        self, start: int, visit: Callable[[str, int], Steps[int]] | None = None
+        self, start: int, visits: Mapping[str, Visit] = NO_VISITS
     ) -> Steps[tuple[dict[str, Span], int]]:
         """Return the values of the object at ``start`` by key, of several with one key the last, as parsers
-        do; and where the object ends. ``visit``: steps over a value, told its key and where it begins."""
+        do; and where the object ends. ``visits``: by key, what steps over a value, told where it begins."""
         found: dict[str, Span] = {}
         text, at = self.text, self._skip_blanks(start + 1)
         if text.startswith(b"}", at):
             return found, at + 1
         while True:
             self._count()
-            match = _key(text, at)
+            match = _member(text, at)
             if match is None:
                 raise MalformedError("not JSON, or a long key")
-            name, at = _name(match[1]), match.end()
-            end = yield from self.skip(at) if visit is None else visit(name, at)
-            found[name] = Span(at, end)
-            at, closing = self._after(end)
-            if closing:
+            key, closing = match[1], match[3]
+            name = _name(key) if b"\\" in key else key[1:-1].decode("utf-8", "surrogateescape")
+            if closing is None or name in visits:
+                begin = match.end() if closing is None else match.start(2)
+                end = yield from visits.get(name, self.skip)(begin)
+                found[name] = (begin, end)
+                at, closing = self._after(end)
+            else:
+                found[name] = match.span(2)
+                if self._is_far(match.end() - at):
+                    yield None
+                at = match.end() if closing == b"," else match.end(3)
+            if closing != b",":
                 return found, at
 
-    def items(self, start: int, visit: Callable[[int], Steps[int]]) -> Steps[int]:
-        """Go through the array at ``start``; return where it ends. ``visit``: steps over a value, told where
-        it begins."""
+    def items(self, start: int, visit: Visit) -> Steps[int]:
+        """Visit the values of the array at ``start``; return where it ends."""
         text, at = self.text, self._skip_blanks(start + 1)
         if text.startswith(b"]", at):
             return at + 1
@@ -111,7 +126,7 @@ class JsonText:
             self._count()
             end = yield from visit(at)
             at, closing = self._after(end)
-            if closing:
+            if closing != b",":
                 return at
 
     def value(self, span: Span) -> Any:
@@ -121,7 +136,7 @@ class JsonText:
         if end - start > MOST_SCALAR or self.text.startswith((b"{", b"["), start):
             return ...
         try:
-            return json.loads(self.text[start:end])
+            return json.loads(self.text[start:end].decode())
         except ValueError:  # not UTF-8, too
             raise MalformedError("not JSON") from None
 
@@ -180,13 +195,11 @@ class JsonText:
         return True
 
     def _after(self, end: int) -> tuple[int, bytes]:
-        """Behind a value: where the next one begins; or the bracket that closes, and where that ends."""
+        """What stands behind a value, and where the next one begins, or the object or array has ended."""
         match = _comma(self.text, end)
         if match is None:
             raise MalformedError("not JSON")
-        if match[1] == b",":
-            return match.end(), b""
-        return match.end(1), match[1]
+        return (match.end() if match[1] == b"," else match.end(1)), match[1]
 
     def _skip_blanks(self, at: int) -> int:
         match = _blank(self.text, at)
@@ -203,8 +216,7 @@ def edited(text: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def _name(key: bytes) -> str:
-    if b"\\" not in key:
-        return key[1:-1].decode("utf-8", "surrogateescape")
+    """A key with escapes."""
     try:
         name: str = json.loads(key)
     except ValueError:

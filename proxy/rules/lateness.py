@@ -42,7 +42,6 @@ _MOST_OFFSET = 2**53
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d(?P<gap>[Tt ])\d\d:\d\d:\d\d(?P<fraction>[.,]\d+)?(?P<zone>.*)", re.DOTALL
 )
-_LENGTH_LINE = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*)[0-9]+")
 _SNAPSHOTS = frozenset({"$snapshot", "$snapshot_items", "$performance_event"})
 """Recordings have the times of what they show inside; only sent_at moves them."""
 
@@ -80,7 +79,7 @@ def correct(head: bytes, body: bytes | None, delay: float) -> Steps[Corrected]:
         return Corrected(head, None, Outcome.TOO_LARGE)
     try:
         if body:
-            unpacked = yield from unpack(body, _encoding(lines))
+            unpacked = yield from unpack(body, lines[slice(*_line_span(lines, b"content-encoding"))])
         else:
             start, stop = field_span(query, b"data")
             unpacked = yield from unpack(b"data=" + query[start:stop])
@@ -95,7 +94,8 @@ def correct(head: bytes, body: bytes | None, delay: float) -> Steps[Corrected]:
         packed = yield from unpacked.pack(edited(unpacked.text, edit.edits))
         if body:
             new_body = packed
-            lines = _LENGTH_LINE.sub(rb"\g<1>%d" % len(new_body), b"\r\n" + lines, count=1)[2:]
+            start, stop = _line_span(lines, b"content-length")
+            lines = b"%b %d%b" % (lines[:start], len(new_body), lines[stop:])
         else:
             start, stop = field_span(new_query, b"data")
             new_query = new_query[:start] + packed[5:] + new_query[stop:]
@@ -120,15 +120,13 @@ class _Edit:
         if not self._text.opens(start, b"{"):
             yield from self._events(start)
             return
-        whole, _ = yield from self._text.members(start, self._top)
+        whole, _ = yield from self._text.members(start, {"batch": self._batch})
         if "batch" not in whole:
             self._event(start, whole)
         if "sent_at" in whole:
             self._sent_at(whole["sent_at"])
 
-    def _top(self, name: str, at: int) -> Steps[int]:
-        if name != "batch":
-            return (yield from self._text.skip(at))
+    def _batch(self, at: int) -> Steps[int]:
         self.edits.clear()  # of one before: the last one counts
         return (yield from self._events(at))
 
@@ -149,7 +147,7 @@ class _Edit:
         later = _later_time(self._text.value(span), self._delay)
         if later is not None:
             self.said_in_body = True
-            self.edits.append((span.start, span.end, b'"%b"' % later.encode()))
+            self.edits.append((*span, b'"%b"' % later.encode()))
 
     def _event(self, start: int, members: Mapping[str, Span]) -> None:
         span = members.get("offset")
@@ -162,14 +160,14 @@ class _Edit:
             return
         later = repr(offset + round(self._delay * 1000)).encode()
         if span is not None:
-            self.edits.append((span.start, span.end, later))
+            self.edits.append((*span, later))
         else:
             later = b'"offset":%b%b' % (later, b"," if members else b"")
             self.edits.append((start + 1, start + 1, later))
 
     def _is_timed(self, members: Mapping[str, Span]) -> bool:
         said = members.get("timestamp")
-        return said is not None and self._text.opens(said.start, b'"')
+        return said is not None and self._text.opens(said[0], b'"')
 
     def _is_snapshot(self, members: Mapping[str, Span]) -> bool:
         said = members.get("event")
@@ -180,9 +178,13 @@ def _line(method: bytes, path: bytes, mark: bytes, query: bytes, version: bytes)
     return b"%b %b%b%b %b" % (method, path, mark, query, version)
 
 
-def _encoding(lines: bytes) -> bytes:
-    match = re.search(rb"(?i)(?:\A|\r\n)content-encoding:([^\r]*)", lines)
-    return b"" if match is None else match[1]
+def _line_span(lines: bytes, name: bytes) -> tuple[int, int]:
+    """Where the value of the first line with this name stands, blanks included; nowhere if there is none."""
+    at = (b"\r\n" + lines).lower().find(b"\r\n%b:" % name)
+    if at < 0:
+        return 0, 0
+    start = at + len(name) + 1
+    return start, lines.index(b"\r\n", start)
 
 
 def _later_query(query: bytes, delay: float) -> bytes:

@@ -14,32 +14,31 @@ live requests wait for a connection, half as many: what was kept has time. A rec
 PostHog refuses for good becomes a dead letter; anything else stays where it is. Between a 2xx and the disk's
 word that the record is gone the process may end: then PostHog hears it twice, and tells by the uuid.
 
-Memory: ``WINDOW`` records, with a MiB of bodies at most, and for each that is in flight the body up to
-``CORRECTED_BYTES``; larger ones go in pieces.
+Memory: ``WINDOW`` records, with a MiB of bodies at most, and what ``MOST_IN_FLIGHT`` couriers hold
+(courier.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
-from proxy.errors import Failure, late_answer, stuck_upstream
+from proxy.errors import Failure
 from proxy.message import first_value
 from proxy.rules.caching import is_html
+from proxy.spool.courier import Courier, PlainAnswers, Unsendable
 from proxy.spool.record import SpoolFailed, SpoolFull
-from proxy.wire.heads import read_request
-from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from proxy.clock import Deadlines
     from proxy.config.schema import TimeoutsConfig
     from proxy.message import ResponseHead
-    from proxy.net.lease import Lease
     from proxy.net.pool import UpstreamPool
+    from proxy.spool.courier import Correct
     from proxy.spool.record import Keeper, RecordId, Stored
 
 WINDOW = 256
@@ -47,9 +46,6 @@ WINDOW = 256
 
 MOST_IN_FLIGHT = 16
 """Requests that are being delivered at a time, to one upstream by one process."""
-
-CORRECTED_BYTES = 1024 * 1024
-"""Bodies up to this are corrected (rules/lateness.py); of larger ones only the head is."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until the next try after a failure; doubled each time."""
@@ -66,14 +62,7 @@ SLOWER = 2.0
 _REFUSED = frozenset({400, 401, 403, 404, 405, 410, 411, 413, 414, 415, 422, 431})
 """What no further try would change."""
 
-_ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
-"""The head was judged when it came."""
-
-_MOST_OF_AN_ANSWER = 64 * 1024
 _MOST_OF_A_REASON = 200
-
-Correct: TypeAlias = "Callable[[bytes, bytes | None, float], Awaitable[tuple[bytes, bytes | None]]]"
-"""Head, body (``None``: it is too large) and seconds of delay to the head and body to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +82,6 @@ class Ill(Exception):
     def __init__(self, detail: str, wait: float | None = None) -> None:
         super().__init__(detail)
         self.wait = wait
-
-
-class Unsendable(Exception):
-    """A record of which no request can be made."""
 
 
 class Replay:
@@ -190,6 +175,8 @@ class Feeder:
         self._pausing = False
         self._usual: float | None = None
         self._slowest = 0.0
+        self._answers = PlainAnswers()
+        self._couriers = [self._courier()]
 
     def __repr__(self) -> str:
         return f"<Feeder {self.name} in_flight={self.in_flight} pause={self.pause}>"
@@ -250,9 +237,8 @@ class Feeder:
             return False
         delivered: list[RecordId] = []
         self._slowest = 0.0
-        lines = list(_by_client(records))
         try:
-            await self._side_by_side(lines, delivered)
+            await self._side_by_side(iter(_by_client(records)), delivered)
         finally:
             if delivered:
                 await asyncio.shield(self._keeper.delivered(delivered))
@@ -283,36 +269,35 @@ class Feeder:
         return True
 
     async def _alone(self, stored: Stored) -> None:
-        if await self._deliver(stored):
+        if await self._deliver(self._couriers[0], stored):
             await self._keeper.delivered([stored.id])
 
-    async def _side_by_side(self, lines: list[list[Stored]], delivered: list[RecordId]) -> None:
-        waiting = iter(lines)
-        running: set[asyncio.Task[None]] = set()
-        ill: BaseException | None = None
-        try:
-            while True:
-                while ill is None and len(running) < self.in_flight:
-                    line = next(waiting, None)
-                    if line is None:
-                        break
-                    running.add(asyncio.get_running_loop().create_task(self._line(line, delivered)))
-                if not running:
-                    break
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                ill = next((task.exception() for task in done if task.exception() is not None), ill)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        if ill is not None:
-            raise ill
+    async def _side_by_side(self, lines: Iterator[list[Stored]], delivered: list[RecordId]) -> None:
+        """Several couriers, each with one line after the other. When one finds the upstream ill, the others
+        end what they have begun. Raises ``Ill`` then."""
+        ill: list[BaseException] = []
 
-    async def _line(self, records: list[Stored], delivered: list[RecordId]) -> None:
-        """The records of one client, in order."""
-        for stored in records:
-            if await self._deliver(stored):
-                delivered.append(stored.id)  # noqa: PERF401 - what was delivered before a failure counts
+        async def carry(courier: Courier) -> None:
+            """The records of a client in order, then those of the next client."""
+            try:
+                for line in lines:
+                    for stored in line:
+                        if ill:
+                            return
+                        if await self._deliver(courier, stored):
+                            delivered.append(stored.id)
+            except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
+                ill.append(error)
+
+        self._couriers += [self._courier() for _ in range(self.in_flight - len(self._couriers))]
+        await asyncio.gather(*map(carry, self._couriers[: self.in_flight]))
+        if ill:
+            raise ill[0]
+
+    def _courier(self) -> Courier:
+        return Courier(
+            self._keeper, self._pool, self._deadlines, self._timeouts, self._correct, self._answers
+        )
 
     def _adapt(self) -> None:
         slowest, usual = self._slowest, self._usual
@@ -325,11 +310,11 @@ class Feeder:
 
     # One record.
 
-    async def _deliver(self, stored: Stored) -> bool:
+    async def _deliver(self, courier: Courier, stored: Stored) -> bool:
         """Send one; true: it may be forgotten. Raises ``Ill``."""
         started = self._deadlines.clock.monotonic()
         try:
-            answer = await self._ask(stored)
+            answer = await courier.ask(stored)
         except Unsendable as unsendable:
             await self._keeper.set_aside(stored.id, 0, str(unsendable)[:_MOST_OF_A_REASON])
             self._tell(Told(self.name, "refused", "unsendable"))
@@ -359,69 +344,6 @@ class Feeder:
             await self._keeper.set_aside(stored.id, 0, f"{MOST_ATTEMPTS} tries failed: {failure.kind}")
         else:
             await self._keeper.postponed(stored.id)
-
-    async def _ask(self, stored: Stored) -> ResponseHead:
-        body = await self._whole(stored)
-        delay = max(0.0, self._deadlines.clock.wall() - stored.arrived)
-        try:
-            head, body = await self._correct(stored.head, body, delay)
-            request = read_request(head, _ANY_HEAD)
-        except Exception as error:  # anybody sends events: one that trips us must not keep the others here
-            raise Unsendable(f"it cannot be made ready: {error!r}") from error
-        due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
-        lease = await self._pool.acquire(due=due, connect_timeout=self._timeouts.connect)
-        try:
-            lease.exchange.send_head(head, request, body or b"", body is not None)
-            answer = None if body is not None else await self._send_pieces(lease, stored)
-            if answer is None:
-                due = self._deadlines.clock.monotonic() + self._timeouts.first_byte_ingest
-                answer = await lease.exchange.read_head(due, late_answer)
-            lease.report(answer.status, None)
-            await self._read_away(lease)
-        except Failure as failure:
-            lease.report(None, failure)
-            raise
-        finally:
-            if not lease.exchange.over:
-                lease.exchange.abort()
-            lease.release(lease.exchange.reusable)
-        return answer
-
-    async def _whole(self, stored: Stored) -> bytes | None:
-        if stored.inline is not None or stored.length == 0:
-            return stored.inline or b""
-        if stored.length > CORRECTED_BYTES:
-            return None
-        return b"".join([piece async for piece in self._keeper.body(stored)])
-
-    async def _send_pieces(self, lease: Lease, stored: Stored) -> ResponseHead | None:
-        """Send a large body; an answer that comes before its end (a 413) is returned."""
-        loop = asyncio.get_running_loop()
-        reading = loop.create_task(lease.exchange.read_head(NEVER, late_answer))
-        sending = loop.create_task(self._pieces(lease, stored))
-        try:
-            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                return reading.result()
-            sending.result()
-        finally:
-            for task in (reading, sending):
-                task.cancel()
-            await asyncio.gather(reading, sending, return_exceptions=True)
-        return None if reading.cancelled() else reading.result()
-
-    async def _pieces(self, lease: Lease, stored: Stored) -> None:
-        async for piece in self._keeper.body(stored):
-            lease.exchange.send_body(piece)
-            await lease.exchange.drain(self._timeouts.write_stall, stuck_upstream)
-        lease.exchange.end_body()
-
-    async def _read_away(self, lease: Lease) -> None:
-        """Read the answer to its end, if that is near: the connection can be used again then."""
-        size = 0
-        while not lease.exchange.over and size <= _MOST_OF_AN_ANSWER:
-            due = self._deadlines.clock.monotonic() + self._timeouts.answer_stall
-            size += len(await lease.exchange.read_body(due, late_answer))
 
 
 def _by_client(records: Iterable[Stored]) -> Iterable[list[Stored]]:

@@ -21,10 +21,14 @@ import sqlite3
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from proxy.errors import Violation
+from proxy.message import FramingKind
 from proxy.spool import files, schema
 from proxy.spool.inventory import Gone, SpoolUnusable
 from proxy.spool.record import SpoolRecord
 from proxy.spool.table import Table
+from proxy.wire.heads import read_request
+from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +40,9 @@ BATCH = 8 * 1024 * 1024
 IMPORTED = "import"
 INLINE = 64 * 1024
 """Larger bodies are stored in pieces of this size."""
+
+_ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
+"""The proxy that took the request may have had higher limits than any that is configured here."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "arrived": (int, float),
@@ -151,6 +158,12 @@ def _add(table: Table, values: Any) -> int:
         raise ValueError(str(error)) from None
     if not head.endswith(b"\r\n\r\n"):
         raise ValueError("'head' does not end in an empty line")
+    try:
+        framing = read_request(head, _ANY_HEAD).framing
+    except Violation as violation:
+        raise ValueError(f"'head' is no request that could be sent ({violation.detail})") from None
+    if framing.kind is FramingKind.CHUNKED or framing.length != len(body):
+        raise ValueError(f"'head' does not announce the {len(body)} bytes of 'body'")
     arrived, status = float(values["arrived"]), values.get("status")
     record = SpoolRecord(arrived, values["upstream"], values["route"], client, head, len(body))
     row = _put(table, record, body)

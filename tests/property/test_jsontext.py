@@ -40,7 +40,7 @@ def test_members_are_those_that_are_read(value: Any, dump: Any) -> None:
     text = dump(value).encode()
     found, end = finish(JsonText(text, 100).members(0))
     assert end == len(text)
-    assert repr({key: json.loads(text[span.start : span.end]) for key, span in found.items()}) == repr(value)
+    assert repr({key: json.loads(text[slice(*span)]) for key, span in found.items()}) == repr(value)
 
 
 @settings(max_examples=400, deadline=None)

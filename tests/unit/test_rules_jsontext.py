@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.rules.jsontext import MOST_SCALAR, STRIDE, JsonText, MalformedError, Span, edited
+from proxy.rules.jsontext import MOST_SCALAR, STRIDE, JsonText, MalformedError, edited
 from proxy.rules.steps import finish
 
 if TYPE_CHECKING:
@@ -46,20 +46,21 @@ def test_members() -> None:
     assert not walk.opens(start, b"[")
     found, end = finish(walk.members(start))
     assert end == len(TEXT)
-    assert {key: TEXT[span.start : span.end] for key, span in found.items()} == {"a": b"-1e3", 'é"': b"null"}
+    assert {key: TEXT[slice(*span)] for key, span in found.items()} == {"a": b"-1e3", 'é"': b"null"}
     assert finish(JsonText(b"{ } ", 0).members(0)) == ({}, 3)
 
 
 def test_members_are_visited() -> None:
-    walk = JsonText(b'{"a":1,"b":[2]}', 100)
-    seen: list[tuple[str, int]] = []
+    walk = JsonText(b'{"a":1,"b":[2],"a":{"c":[3]}}', 100)
+    seen: list[int] = []
 
-    def visit(name: str, at: int) -> Steps[int]:
-        seen.append((name, at))
+    def visit(at: int) -> Steps[int]:
+        seen.append(at)
         return (yield from walk.skip(at))
 
-    finish(walk.members(0, visit))
-    assert seen == [("a", 5), ("b", 11)]
+    found, _ = finish(walk.members(0, {"a": visit}))
+    assert seen == [5, 19]
+    assert found == {"a": (19, 28), "b": (11, 14)}
 
 
 def test_items() -> None:
@@ -134,13 +135,13 @@ def test_broken_arrays(text: bytes) -> None:
     ],
 )
 def test_values(text: bytes, value: Any) -> None:
-    assert JsonText(text, 0).value(Span(0, len(text))) == value
+    assert JsonText(text, 0).value((0, len(text))) == value
 
 
 @pytest.mark.parametrize("text", [b"nul", b'"\xff"', b"1" * 5000])
 def test_no_values(text: bytes) -> None:
     with pytest.raises(MalformedError):
-        JsonText(text, 0).value(Span(0, len(text)))
+        JsonText(text, 0).value((0, len(text)))
 
 
 def test_no_more_places_than_are_allowed() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from proxy.delivery import Delivery
 from proxy.spool import replay
+from proxy.spool.courier import CORRECTED_BYTES
 from proxy.spool.record import SpoolRecord
-from proxy.spool.replay import CORRECTED_BYTES, MOST_ATTEMPTS, MOST_IN_FLIGHT, SUSPICIOUS
+from proxy.spool.replay import MOST_ATTEMPTS, MOST_IN_FLIGHT, SUSPICIOUS
 from tests.support.keeping import Kept
 from tests.support.play import Play
 

@@ -24,7 +24,7 @@ LINE: dict[str, Any] = {
     "upstream": "default",
     "route": "/e",
     "client": "192.0.2.1 \xff",
-    "head": "POST /e/ HTTP/1.1\r\n\r\n",
+    "head": "POST /e/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
     "body": base64.b64encode(b"hello").decode(),
 }
 
@@ -112,6 +112,9 @@ async def test_a_running_store_takes_an_import_over(tmp_path: Path) -> None:
         (line(body="????"), "base64"),
         (line(client="\u2603"), "latin-1"),
         (line(head="POST / HTTP/1.1\r\n"), "empty line"),
+        (line(head="nonsense\r\n\r\n"), "no request that could be sent"),
+        (line(head="POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"), "the 5 bytes of"),
+        (line(head="POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"), "the 5 bytes of"),
     ],
 )
 def test_a_bad_line_imports_nothing(tmp_path: Path, bad: str, text: str) -> None:
