@@ -19,7 +19,7 @@ from proxy.config.presets import DEFAULT_UPSTREAM
 from proxy.config.schema import LogLevel
 from proxy.errors import ConfigError, Problem
 from proxy.observe.metrics import PREFIX
-from proxy.rules.lateness import correct
+from proxy.rules.lateness import FRESH, Outcome, correct
 from proxy.serve.record import log_bug
 from proxy.serve.spooling import Spooling
 from proxy.spool.record import SpoolFailed
@@ -131,6 +131,9 @@ class Delivery:
 
     async def _corrected(self, head: bytes, body: bytes | None, delay: float) -> tuple[bytes, bytes | None]:
         """One at a time, so that there is one text in memory."""
+        if delay < FRESH:
+            self._runtime.counters.spool_corrected.add(Outcome.FRESH.value)
+            return head, body
         async with self._correcting:
             corrected = await beside_others(correct(head, body, delay), self._thread)
         self._runtime.counters.spool_corrected.add(corrected.outcome.value)

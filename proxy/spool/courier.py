@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.clock import NEVER
 from proxy.errors import Failure, ProxyError, Resend, Violation, late_answer, stuck_upstream
-from proxy.message import FramingKind
+from proxy.message import FramingKind, first_value
 from proxy.net.lease import SICK
+from proxy.rules.caching import is_html
 from proxy.wire.heads import read_request, read_response
 from proxy.wire.strict import HeadLimits
 
@@ -59,19 +61,37 @@ class Unsendable(ProxyError):
     """A record of which no request can be made."""
 
 
+@dataclass(slots=True)
+class Heard:
+    """What an answer means for a record. ``page``: it is a web page, which no event endpoint has; ``wait``:
+    the seconds of Retry-After (RFC 9110 section 10.2.3), where they are given as such."""
+
+    status: int
+    page: bool
+    wait: float | None
+
+
+def heard(head: ResponseHead) -> Heard:
+    """Judge an answer by its head."""
+    value = first_value(head.fields, b"retry-after") or b""
+    wait = float(value) if value.isdigit() and len(value) < 7 else None
+    return Heard(head.status, is_html(head.fields), wait)
+
+
 class PlainAnswers:
     """Reads answers that are here whole. Memory: ``_MOST_HEADS`` heads of 4 KiB at most, each read only once
     (within a second most are equal, Date included)."""
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, ResponseHead] = {}
+        self._seen: dict[bytes, tuple[ResponseHead, Heard]] = {}
 
-    def read(self, data: bytes) -> tuple[ResponseHead, int] | None:
-        """Return the head and the bytes of the whole answer; ``None``: it is not whole, or not plain."""
+    def read(self, data: bytes) -> tuple[ResponseHead, int, Heard] | None:
+        """Return the head, the bytes of the whole answer and its meaning; ``None``: it is not whole, or not
+        plain."""
         size = data.find(b"\r\n\r\n") + 4
         raw = data[:size]
-        head = self._seen.get(raw)
-        if head is None:
+        known = self._seen.get(raw)
+        if known is None:
             if size < 4:
                 return None
             try:
@@ -80,12 +100,13 @@ class PlainAnswers:
                 return None
             if len(self._seen) >= _MOST_HEADS:
                 self._seen.clear()
-            self._seen[raw] = head
+            known = self._seen[raw] = head, heard(head)
+        head, meaning = known
         whole = size + head.framing.length
         bounded = head.framing.kind in (FramingKind.LENGTH, FramingKind.NONE)
         if not bounded or head.status < 200 or head.status in SICK or len(data) < whole:
             return None
-        return head, whole
+        return head, whole, meaning
 
 
 class Courier:
@@ -107,13 +128,13 @@ class Courier:
         self._correct = correct
         self._answers = answers
         self._connection: UpstreamConnection | None = None
-        self._answer: asyncio.Future[ResponseHead | None]
+        self._answer: asyncio.Future[Heard | None]
 
     def __repr__(self) -> str:
         return f"<Courier {'waits' if self._connection else 'free'}>"
 
-    async def ask(self, stored: Stored) -> ResponseHead:
-        """Send a record and return the answer's head. Raises ``Failure``, ``Unsendable`` or
+    async def ask(self, stored: Stored) -> Heard:
+        """Send a record and return what was answered. Raises ``Failure``, ``Unsendable`` or
         ``SpoolFailed``."""
         clock = self._deadlines.clock
         body = await self._whole(stored)
@@ -130,7 +151,7 @@ class Courier:
                 if answer is not None:
                     return answer
                 fresh = True
-        return await self._thoroughly(stored, head, body, fresh=fresh)
+        return heard(await self._thoroughly(stored, head, body, fresh=fresh))
 
     async def _whole(self, stored: Stored) -> bytes | None:
         if stored.inline is not None or stored.length == 0:
@@ -144,8 +165,8 @@ class Courier:
 
     # The quick way.
 
-    async def _quickly(self, connection: UpstreamConnection, request: bytes) -> ResponseHead | None:
-        """Send a request and return the answer's head; what is not plain the exchange reads. ``None``: the
+    async def _quickly(self, connection: UpstreamConnection, request: bytes) -> Heard | None:
+        """Send a request and return what was answered; what is not plain the exchange reads. ``None``: the
         connection had been idle for too long, and ended unasked."""
         due = self._due()
         self._connection, connection.taker = connection, self
@@ -163,7 +184,7 @@ class Courier:
         lease = self._lent()
         lease.exchange.was_sent(request[: request.index(b" ")], complete=True)
         try:
-            return await self._read(lease, due)
+            return heard(await self._read(lease, due))
         except Failure as failure:
             if failure.resend is not Resend.REUSED:
                 raise
@@ -176,11 +197,11 @@ class Courier:
         if found is None or connection is None:
             self.lost()
             return False
-        head, whole = found
+        head, whole, meaning = found
         self._connection = connection.taker = None
         reusable = not head.close and len(data) == whole
         self._pool.give_back_quickly(connection, reusable, self._deadlines.clock.monotonic())
-        self._answer.set_result(head)
+        self._answer.set_result(meaning)
         return True
 
     def lost(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
+    from proxy.spool.recent import Recent
     from proxy.spool.record import Done, SpoolRecord
     from proxy.spool.table import Table
 
@@ -44,6 +45,9 @@ class Job:
     def spoil(self, error: Error) -> None:
         """Called in the writer's thread when its transaction was undone: what builds on it must fail too."""
 
+    def committed(self, recent: Recent) -> None:
+        """Called on the loop's thread, before anybody is told: note what waits now."""
+
     def finish(self, error: Error | None) -> None:
         """Tell whoever asked."""
         raise NotImplementedError
@@ -61,8 +65,15 @@ class Append(Job):
         self.done = done
         self.row = 0
 
+    @property
+    def _id(self) -> RecordId:
+        return RecordId(self.record.arrived, self.key, self.row)
+
+    def committed(self, recent: Recent) -> None:
+        recent.kept(self._id, self.record, len(self.body), self.body)
+
     def finish(self, error: Error | None) -> None:
-        self.done(error or Receipt(RecordId(self.record.arrived, self.key, self.row), self.size))
+        self.done(error or Receipt(self._id, self.size))
 
 
 class Growing:
@@ -141,10 +152,17 @@ class Commit(Job):
         self._growing.error = error
         self._growing.recorded = False
 
+    @property
+    def _id(self) -> RecordId:
+        return RecordId(self.record.arrived, self.key, self._growing.row)
+
+    def committed(self, recent: Recent) -> None:
+        if self._growing.recorded:
+            recent.kept(self._id, self.record, self.length, None)
+
     def finish(self, error: Error | None) -> None:
         error = error or self._growing.error
-        row = RecordId(self.record.arrived, self.key, self._growing.row)
-        self._done(error or Receipt(row, room(self.record, self.length)))
+        self._done(error or Receipt(self._id, room(self.record, self.length)))
 
 
 class Drop(Job):
@@ -168,18 +186,27 @@ class Drop(Job):
 
 
 class Change(Job):
-    """A change of rows that somebody awaits."""
+    """A change of rows that somebody awaits. ``note``: what is to be called for ``committed``."""
 
-    __slots__ = ("_action", "_future")
+    __slots__ = ("_action", "_future", "_note")
 
     frees = True
 
     def __init__(
-        self, key: str, action: Callable[[Table], None], future: asyncio.Future[None], since: float
+        self,
+        key: str,
+        action: Callable[[Table], None],
+        note: Callable[[], None],
+        future: asyncio.Future[None],
+        since: float,
     ) -> None:
         super().__init__(key, since, 0)
         self._action = action
+        self._note = note
         self._future = future
+
+    def committed(self, recent: Recent) -> None:
+        self._note()
 
     def apply(self, table: Table) -> None:
         self._action(table)

@@ -39,7 +39,7 @@ class RecordId(NamedTuple):
         return f"{self.file}:{self.row}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SpoolRecord:
     """A request without its body, as it is to be sent later.
 
@@ -58,7 +58,7 @@ class SpoolRecord:
     length: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stored:
     """A record in the store. ``length``: bytes of its body; ``attempts``: deliveries that were put off.
     ``inline``: the body, where it is small and was read along; ``Keeper.body`` yields it in any case."""
@@ -74,7 +74,7 @@ class Stored:
     inline: bytes | None = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """The record is durable. ``bytes``: what it is reckoned to take of the store's room."""
 

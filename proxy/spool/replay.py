@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING
 
 from proxy.clock import NEVER
 from proxy.errors import Failure
-from proxy.message import first_value
-from proxy.rules.caching import is_html
 from proxy.spool.courier import Courier, PlainAnswers, Unsendable
 from proxy.spool.record import SpoolFailed, SpoolFull
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
     from proxy.clock import Deadlines
     from proxy.config.schema import TimeoutsConfig
-    from proxy.message import ResponseHead
     from proxy.net.pool import UpstreamPool
     from proxy.spool.courier import Correct
     from proxy.spool.record import Keeper, RecordId, Stored
@@ -44,8 +41,12 @@ if TYPE_CHECKING:
 WINDOW = 256
 """Records that are read at a time."""
 
-MOST_IN_FLIGHT = 16
-"""Requests that are being delivered at a time, to one upstream by one process."""
+MOST_IN_FLIGHT = 64
+"""Requests that are being delivered at a time, to one upstream by one process: 3,000 a second where each
+takes 20 ms."""
+
+MOST_LARGE = 8
+"""The same while bodies are among them that have to be read from the disk one by one."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until the next try after a failure; doubled each time."""
@@ -65,7 +66,7 @@ _REFUSED = frozenset({400, 401, 403, 404, 405, 410, 411, 413, 414, 415, 422, 431
 _MOST_OF_A_REASON = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Told:
     """What became of a delivery, for counters: ``outcome`` is delivered, refused, postponed or bug, with the
     ``error``."""
@@ -237,8 +238,10 @@ class Feeder:
             return False
         delivered: list[RecordId] = []
         self._slowest = 0.0
+        lines = _by_client(records)
+        most = MOST_LARGE if any(stored.inline is None for stored in records) else MOST_IN_FLIGHT
         try:
-            await self._side_by_side(iter(_by_client(records)), delivered)
+            await self._side_by_side(min(self.in_flight, most, len(lines)), iter(lines), delivered)
         finally:
             if delivered:
                 await asyncio.shield(self._keeper.delivered(delivered))
@@ -272,8 +275,10 @@ class Feeder:
         if await self._deliver(self._couriers[0], stored):
             await self._keeper.delivered([stored.id])
 
-    async def _side_by_side(self, lines: Iterator[list[Stored]], delivered: list[RecordId]) -> None:
-        """Several couriers, each with one line after the other. When one finds the upstream ill, the others
+    async def _side_by_side(
+        self, count: int, lines: Iterator[list[Stored]], delivered: list[RecordId]
+    ) -> None:
+        """So many couriers, each with one line after the other. When one finds the upstream ill, the others
         end what they have begun. Raises ``Ill`` then."""
         ill: list[BaseException] = []
 
@@ -289,8 +294,8 @@ class Feeder:
             except Exception as error:  # noqa: BLE001 - raised below, once the others have ended
                 ill.append(error)
 
-        self._couriers += [self._courier() for _ in range(self.in_flight - len(self._couriers))]
-        await asyncio.gather(*map(carry, self._couriers[: self.in_flight]))
+        self._couriers += [self._courier() for _ in range(count - len(self._couriers))]
+        await asyncio.gather(*map(carry, self._couriers[:count]))
         if ill:
             raise ill[0]
 
@@ -323,7 +328,7 @@ class Feeder:
             await self._put_off(stored, failure)
             raise Ill(f"{failure.kind}: {failure.detail}", failure.retry_after) from failure
         self._slowest = max(self._slowest, self._deadlines.clock.monotonic() - started)
-        if 200 <= answer.status < 300 and not is_html(answer.fields):
+        if 200 <= answer.status < 300 and not answer.page:
             self._tell(Told(self.name, "delivered"))
             return True
         if answer.status in _REFUSED:
@@ -332,8 +337,8 @@ class Feeder:
             return False
         await self._keeper.postponed(stored.id)
         self._tell(Told(self.name, "postponed", str(answer.status)))
-        page = " with a page, which no event endpoint has" if is_html(answer.fields) else ""
-        raise Ill(f"the upstream answered {answer.status}{page}", _said_to_wait(answer))
+        page = " with a page, which no event endpoint has" if answer.page else ""
+        raise Ill(f"the upstream answered {answer.status}{page}", answer.wait)
 
     async def _put_off(self, stored: Stored, failure: Failure) -> None:
         """A failure that the request itself may be the cause of counts against it."""
@@ -346,14 +351,8 @@ class Feeder:
             await self._keeper.postponed(stored.id)
 
 
-def _by_client(records: Iterable[Stored]) -> Iterable[list[Stored]]:
+def _by_client(records: Iterable[Stored]) -> list[list[Stored]]:
     lines: dict[bytes, list[Stored]] = {}
     for stored in records:
         lines.setdefault(stored.client, []).append(stored)
-    return lines.values()
-
-
-def _said_to_wait(answer: ResponseHead) -> float | None:
-    """Seconds of Retry-After (RFC 9110 section 10.2.3), where they are given as such."""
-    value = first_value(answer.fields, b"retry-after") or b""
-    return float(value) if value.isdigit() and len(value) < 7 else None
+    return list(lines.values())

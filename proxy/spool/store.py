@@ -2,7 +2,8 @@
 
 ::
 
-    append, begin, delivered … ──▶ Writer (thread: group commit, fsync) ──▶ done, futures
+    append, begin, delivered … ──▶ Writer (thread: group commit, fsync) ──▶ done, futures, Recent
+    oldest ──────────────────────▶ Recent (memory), if all that waits is there
     oldest, body ────────────────▶ Reader (thread: own connections) ─────▶ records, pieces
     figures ◀──────────────────── what the writer said last
 
@@ -14,8 +15,8 @@ kept: it may then be delivered twice, which a uuid makes harmless.
 Files: a worker's own for new records, and those of workers that are gone, adopted to be emptied. A file
 that is damaged is renamed, one of a later version is let alone; both are reported.
 
-Memory: `spool.memory` bytes of bodies and heads that wait for the disk, and ``INLINE_BYTES`` that a reading
-brings along.
+Memory: `spool.memory` bytes of bodies and heads that wait for the disk, ``INLINE_BYTES`` that a reading
+brings along, and what ``Recent`` holds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from proxy.spool import files, schema
 from proxy.spool.entry import PiecewiseEntry
 from proxy.spool.jobs import Append, Change
 from proxy.spool.reader import Reader
+from proxy.spool.recent import Recent
 from proxy.spool.record import Figures, SpoolFailed, SpoolFull, Tended
 from proxy.spool.table import room
 from proxy.spool.writer import State, Upkeep, Writer
@@ -98,6 +100,7 @@ class Store:
         )
         self._reader = Reader(directory)
         self._reading = ThreadPoolExecutor(1, "spool-reader")
+        self._recent = Recent()
         self._state = State()
         self._stored = 0  # bytes of records, as of the last batch
         self._reserved = 0  # bytes of records that are on their way
@@ -267,6 +270,9 @@ class Store:
 
     async def oldest(self, upstream: str, count: int, after: RecordId | None = None) -> list[Stored]:
         """Return the first records of an upstream behind ``after``. Raises ``SpoolFailed``."""
+        recent = self._recent.oldest(upstream, count, after)
+        if recent is not None:
+            return recent
         return await self._in_reader(self._reader.oldest, self._state.keys, upstream, count, after)
 
     async def body(self, stored: Stored) -> AsyncIterator[bytes]:
@@ -285,23 +291,32 @@ class Store:
 
     async def delivered(self, ids: Sequence[RecordId]) -> None:
         """Forget records. Raises ``SpoolFailed`` (or ``SpoolFull``) where the disk does not let us."""
-        by_file: dict[str, list[int]] = {}
+        by_file: dict[str, list[RecordId]] = {}
         for record in ids:
-            by_file.setdefault(record.file, []).append(record.row)
-        for key, rows in by_file.items():
-            await self._change(key, partial(_remove, rows))
+            by_file.setdefault(record.file, []).append(record)
+        for key, records in by_file.items():
+            rows = [record.row for record in records]
+            await self._change(key, partial(_remove, rows), partial(self._recent.gone, records))
 
     async def set_aside(self, record: RecordId, status: int, reason: str) -> None:
         """Make a record a dead letter. Raises as ``delivered``."""
-        await self._change(record.file, lambda table: table.set_aside(record.row, status, reason))
+        await self._change(
+            record.file,
+            lambda table: table.set_aside(record.row, status, reason),
+            partial(self._recent.gone, [record]),
+        )
 
     async def postponed(self, record: RecordId) -> None:
         """Count one more attempt. Raises as ``delivered``."""
-        await self._change(record.file, lambda table: table.postpone([record.row]))
+        await self._change(
+            record.file,
+            lambda table: table.postpone([record.row]),
+            partial(self._recent.postponed, record),
+        )
 
-    async def _change(self, key: str, action: Callable[[Table], None]) -> None:
+    async def _change(self, key: str, action: Callable[[Table], None], committed: Callable[[], None]) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
-        self.ask(Change(key, action, future, self._clock.monotonic()))
+        self.ask(Change(key, action, committed, future, self._clock.monotonic()))
         await future
 
     # Upkeep.
@@ -356,6 +371,10 @@ class Store:
     def _on_batch(self, batch: Batch) -> None:
         self._state = batch.state
         self._stored = sum(upstream.bytes for upstream in batch.state.upstreams.values())
+        for job, error in batch.finished:
+            if error is None:
+                job.committed(self._recent)
+        self._recent.settle(batch.state.upstreams)
         for job, error in batch.finished:
             self._waiting_bytes -= job.size
             if isinstance(job, Append):

@@ -55,6 +55,9 @@ LEAST_FREE = 16 * 1024 * 1024
 """Room on the disk that is left in any case: what is in the log needs as much again when it is moved into the
 database, and a batch may still come."""
 
+LOOK_INTERVAL, LOOK_BYTES = 0.25, 1024 * 1024
+"""Seconds, or bytes of records, after which the disk's free room is asked for again, while there is some."""
+
 KEPT_PAGES = 2048
 SHRINK_PAGES = 512
 """Unused pages (8 KiB) that a file keeps, and those that it gives back in one tending."""
@@ -138,6 +141,7 @@ class Writer:
         self._own = ""
         self._dropped = 0
         self._disk_full = False
+        self._look_at, self._unlooked = float("-inf"), 0
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
     def start(self) -> None:
@@ -180,7 +184,7 @@ class Writer:
             if jobs:
                 last = self._clock.monotonic()
                 finished = self._write(jobs)
-                self._disk_full = self._is_disk_full()
+                self._look(last, sum(job.size for job in jobs))
                 self._told(Batch(finished, self._state()))
             if isinstance(item, Upkeep):
                 error = self._keep_up(item)
@@ -331,6 +335,13 @@ class Writer:
             self._disk_full,
             tuple(self._files),
         )
+
+    def _look(self, now: float, written: int) -> None:
+        """Look at the disk, if it is time."""
+        self._unlooked += written
+        if self._disk_full or now >= self._look_at or self._unlooked >= LOOK_BYTES:
+            self._disk_full = self._is_disk_full()
+            self._look_at, self._unlooked = now + LOOK_INTERVAL, 0
 
     def _is_disk_full(self) -> bool:
         """Whether too little of the disk is free; what is unused in our own file can be used again."""

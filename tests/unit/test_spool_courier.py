@@ -18,8 +18,8 @@ from tests.support.play import Play
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from proxy.message import ResponseHead
     from proxy.net.pool import UpstreamPool
+    from proxy.spool.courier import Heard
     from tests.support.play import Actor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -44,7 +44,7 @@ class Scene:
             self.kept, self.pool, runtime.deadlines, runtime.config.timeouts, unchanged, PlainAnswers()
         )
 
-    def ask(self, body: bytes = BODY, head: bytes = HEAD) -> asyncio.Task[ResponseHead]:
+    def ask(self, body: bytes = BODY, head: bytes = HEAD) -> asyncio.Task[Heard]:
         head = head % len(body) if b"%d" in head else head
         record = SpoolRecord(self.play.clock.wall(), "default", "/e", b"c", head, len(body))
         self.kept.keep(record, body)
@@ -236,6 +236,7 @@ def test_answers_are_read_once() -> None:
     again = answers.read(OK + b"more")
     assert again is not None
     assert again[0] is first[0]
+    assert again[2] is first[2]
     for number in range(2 * courier._MOST_HEADS):
         answers.read(OK.replace(b"OK", b"OK%d" % number))
         assert len(answers._seen) <= courier._MOST_HEADS

@@ -134,7 +134,7 @@ async def test_a_change_is_awaited(table: Table) -> None:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     seen: list[Table] = []
-    change = Change("0-a", seen.append, future, 0.0)
+    change = Change("0-a", seen.append, lambda: None, future, 0.0)
     assert change.frees
     change.apply(table)
     change.finish(None)
@@ -145,7 +145,7 @@ async def test_a_change_is_awaited(table: Table) -> None:
 
 async def test_a_change_that_failed_raises() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    Change("0-a", lambda table: None, future, 0.0).finish(SpoolFull("disk"))
+    Change("0-a", lambda table: None, lambda: None, future, 0.0).finish(SpoolFull("disk"))
     with pytest.raises(SpoolFull):
         await future
 

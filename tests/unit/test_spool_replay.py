@@ -257,7 +257,7 @@ async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower(
 ) -> None:
     monkeypatch.setattr(replay, "WINDOW", 64)
     kept = Kept()
-    for number in range(64 * 6):
+    for number in range(64 * 8):
         put(kept, client=b"%d" % number)
     async with delivering(kept) as (play, delivery):
         feeder, slow = delivery.replay._feeders["default"], False

@@ -94,7 +94,7 @@ class Bench:
 
     def change(self, action: Callable[[Table], Any], key: str = "") -> tuple[Change, Answer]:
         answer = Answer()
-        return Change(key or self.key, action, answer, 0.0), answer  # type: ignore[arg-type]
+        return Change(key or self.key, action, lambda: None, answer, 0.0), answer  # type: ignore[arg-type]
 
     def append(self, body: bytes = b"x") -> Append:
         return Append(record(len(body)), body, self.told.append, 0.0)
