@@ -66,26 +66,41 @@ def _median(value: Spread | None, form: str, scale: float = 1.0) -> str:
 
 def processor_table(results: Results) -> str:
     """Processor time per request: of the baseline in µs, of the others as ratios to it."""
+    return _processor(results, results.loads, results.samples_of)
+
+
+def steady_processor_table(results: Results) -> str:
+    """The same at the fixed rate."""
+    return _processor(results, dict.fromkeys(one.load for one in results.steady), results.steady_of)
+
+
+def _processor(
+    results: Results, loads: Iterable[str], samples_of: Callable[[str, str], Sequence[Sample | Steady]]
+) -> str:
     others = [peer for peer in results.peers if peer != BASELINE]
     with_baseline = BASELINE in results.peers
 
     def row(load: str) -> list[str]:
-        base = results.samples_of(load, BASELINE)
+        base = samples_of(load, BASELINE)
         cells = [results.titles[load]]
         if with_baseline:
-            cells.append(cell(good(base, lambda sample: sample.cpu), ".1f"))
+            cells.append(cell(good(base, _cpu), ".1f"))
         for peer in others:
-            samples = results.samples_of(load, peer)
+            samples = samples_of(load, peer)
             if base:
-                cells.append(cell(ratios(samples, base, lambda sample: sample.cpu), ".2f"))
+                cells.append(cell(ratios(samples, base, _cpu), ".2f"))
             else:
-                alone = cell(good(samples, lambda sample: sample.cpu), ".1f")
+                alone = cell(good(samples, _cpu), ".1f")
                 cells.append(f"{alone} µs" if with_baseline and samples else alone)
         return cells
 
     unit = "× nginx" if with_baseline else "µs"
     header = ["load", *[f"{BASELINE}, µs"] * with_baseline, *(f"{peer}, {unit}" for peer in others)]
-    return table(header, map(row, results.loads))
+    return table(header, map(row, loads))
+
+
+def _cpu(sample: Sample | Steady) -> float:
+    return sample.cpu
 
 
 def rate_table(results: Results) -> str:
@@ -232,7 +247,13 @@ what everyone waited for.
     "Latency": (
         latency_table,
         """\
-p50 / p99 in ms at half of our own saturation, the same rate for all; × is the ratio of p99 to nginx's.
+p50 / p99 in ms at a fixed rate (half of our own saturation, unless told), the same for all; × is the ratio of
+p99 to nginx's.
+""",
+    ),
+    "Processor time per request at that rate": (
+        steady_processor_table,
+        """More than at saturation, for everybody: there is less that one waking can do.
 """,
     ),
     "Memory": (memory_table, "Of the process and its children.\n"),
@@ -245,7 +266,7 @@ def tables(results: Results) -> str:
     parts = [
         f"## {heading}\n\n{explanation}\n{make(results)}\n"
         for heading, (make, explanation) in SECTIONS.items()
-        if make is not latency_table or results.steady
+        if results.steady or make not in (latency_table, steady_processor_table)
     ]
     if found := notes(results):
         parts.append("## Notes\n\n" + "\n".join(f"* {note}" for note in found) + "\n")

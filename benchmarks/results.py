@@ -150,14 +150,14 @@ def spread(values: Iterable[float]) -> Spread | None:
     return Spread(statistics.median(ordered), tenths[0], tenths[-1], len(ordered))
 
 
-def good(samples: Sequence[Sample] | Sequence[Steady], number: Callable[[Any], float]) -> Spread | None:
+def good(samples: Sequence[Sample | Steady], number: Callable[[Any], float]) -> Spread | None:
     """The spread of a number over the samples that nothing spoiled."""
     return spread(number(sample) for sample in samples if sample.good)
 
 
 def ratios(
-    samples: Sequence[Sample] | Sequence[Steady],
-    baseline: Sequence[Sample] | Sequence[Steady],
+    samples: Sequence[Sample | Steady],
+    baseline: Sequence[Sample | Steady],
     number: Callable[[Any], float],
 ) -> Spread | None:
     """The spread of the ratios to the baseline, each of two good samples of the same round."""

@@ -14,6 +14,7 @@ from benchmarks.loads.saturation import saturate
 from benchmarks.machine import busy_time, processor_time, resident, spent
 from benchmarks.process import StartError, run
 from benchmarks.results import Footprint, Sample, Steady, good
+from proxy.spool.inventory import Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,18 +33,22 @@ SETTLE = 0.05
 """Seconds after a generator has ended in which a proxy closes its connections: that is part of the work."""
 
 SHARE = 0.5
-"""Of our own saturation: the rate at which latency is measured."""
+"""Of our own saturation: the rate at which latency is measured, unless the plan says one."""
+
+DELIVERED_WITHIN = 120.0
+"""Seconds in which a spool must be empty again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How long and how often. ``seconds`` and ``warm_up`` are whole seconds per measurement; ``steady``:
-    whether latency is measured."""
+    whether latency is measured, ``rate``: at this one."""
 
     rounds: int
     seconds: int
     warm_up: int
     steady: bool = True
+    rate: float | None = None
 
 
 def order(peers: Sequence[T], number: int) -> list[T]:
@@ -65,6 +70,7 @@ def measure(stage: Stage, plan: Plan, results: Results, say: Say) -> None:
         say(f"{load.name}: straight at the origin {results.ceilings[load.name]:,.0f}/s")
         for running in stage.peers:
             saturate(load, running.address, stage.requests, seconds=plan.warm_up, core=stage.cores.load)
+            delivered(running)
     logged = {running.name: -_size(running.log) for running in stage.peers}
     for number in range(plan.rounds):
         for running in order(stage.peers, number):
@@ -97,12 +103,24 @@ def accounting(running: Running, core: int) -> Iterator[Account]:
     before, busy, began = processor_time(running.pid), busy_time(core), time.monotonic()
     yield account
     time.sleep(SETTLE)
+    if not delivered(running):
+        account.troubles["not delivered"] += 1
     account.passed = time.monotonic() - began
     account.busy = busy_time(core) - busy
     try:
         account.used = spent(before, processor_time(running.pid)) / 1e9
     except (LookupError, OSError):
         account.troubles["ended threads"] += 1
+
+
+def delivered(running: Running) -> bool:
+    """Wait until a proxy with a spool has delivered everything; false: it takes too long."""
+    deadline = time.monotonic() + DELIVERED_WITHIN
+    while running.spool is not None and any(file.upstreams for file in Inventory(running.spool).figures()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(SETTLE)
+    return True
 
 
 def saturation_sample(stage: Stage, running: Running, number: int, seconds: int) -> Sample:
@@ -145,7 +163,7 @@ def steady_rate(results: Results, load: str, peers: Sequence[Running]) -> float 
 
 
 def _measure_steady(stage: Stage, plan: Plan, results: Results, say: Say) -> None:
-    rate = steady_rate(results, stage.load.name, stage.peers)
+    rate = plan.rate or steady_rate(results, stage.load.name, stage.peers)
     if rate is None:
         say(f"{stage.load.name}: no good round, so no rate to measure latency at")
         return

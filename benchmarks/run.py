@@ -102,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         help="different requests of a load, at most; default: thousands, more than a cache holds",
     )
     add("--no-steady", action="store_true", help="leave out latency at a fixed rate")
+    add(
+        "--rate",
+        type=_positive,
+        metavar="N",
+        help="requests a second for latency; default: half of what ours gets through",
+    )
     add("--cores", metavar="PEER,LOAD", help="default: the last and the first one")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     add("--profile", action="store_true", help="at the end of each load show where the time of ours goes")
@@ -126,7 +132,8 @@ def _loads(text: str, distinct: int | None) -> list[Load]:
 
 def _run(options: argparse.Namespace, loads: list[Load], peers: list[Peer], cores: Cores) -> Results:
     descriptors = raise_descriptor_limit()
-    plan = Plan(options.rounds, options.seconds, options.warm_up, steady=not options.no_steady)
+    steady, rate = not options.no_steady, options.rate
+    plan = Plan(options.rounds, options.seconds, options.warm_up, steady=steady, rate=rate)
     results = Results(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         host=describe(),

@@ -61,6 +61,8 @@ class Running:
     config: str
     ours: bool = False
     tls: bool = False
+    spool: Path | None = None
+    """Where it keeps what it has yet to deliver: that is part of the work."""
 
     @property
     def pid(self) -> int:
@@ -243,6 +245,8 @@ class Ours:
     env: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     module: str = "proxy"
+    spool: str = ""
+    """Its `--spool-mode`, if it has a spool."""
     relays: bool = True
     ends_tls: bool = True
     caches: bool = True
@@ -273,6 +277,8 @@ class Ours:
         argv += ["--upstream", f"http://{LOOPBACK}:{setting.origin}", "--access-log", log]
         argv += ["--trusted-proxies", ",".join(TRUSTED_NETWORKS)] if setting.trusted else []
         argv += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        spool = setting.folder / f"{self.name}.spool" if self.spool else None
+        argv += ["--spool", spool, "--spool-mode", self.spool] if spool else []
         argv += self.arguments
         env = self.env | self._path()
         child = Child(argv, name=self.name, core=setting.core, folder=setting.folder, env=env)
@@ -284,9 +290,8 @@ class Ours:
         port = _listening(child)
         assert port is not None
         config = shlex.join([*(f"{name}={value}" for name, value in env.items()), *map(str, argv)])
-        return Running(
-            self.name, child, (LOOPBACK, port), log, config, ours=True, tls=setting.pem is not None
-        )
+        tls = setting.pem is not None
+        return Running(self.name, child, (LOOPBACK, port), log, config, ours=True, tls=tls, spool=spool)
 
     def _path(self) -> dict[str, str]:
         """The working tree stands in for an installation only where this very Python is measured."""
@@ -348,11 +353,18 @@ WATCHING: tuple[Peer, ...] = (
 """This working tree with everything on that watches it, without the access log, and without anything:
 `--peers bare,unlogged,watched` shows what each costs."""
 
+SPOOLING: tuple[Peer, ...] = (
+    Ours("fallback", Path(sys.executable), spool="fallback"),
+    Ours("first", Path(sys.executable), spool="first"),
+)
+"""This working tree with a spool, `first` measured with the delivery of all that it kept:
+`--loads ingest --peers nginx,ours,fallback,first --rate 2000`."""
+
 
 def choose(names: Sequence[str], ours: Sequence[Ours]) -> list[Peer]:
     """Return the proxies called ``names`` (`ours` stands for all of ``ours``). Raises ``ValueError`` for
     unknown ones and for names that are given twice."""
-    known: dict[str, list[Peer]] = {peer.name: [peer] for peer in (*OTHERS, *WATCHING)}
+    known: dict[str, list[Peer]] = {peer.name: [peer] for peer in (*OTHERS, *WATCHING, *SPOOLING)}
     known |= {build.name: [build] for build in ours}
     known["ours"] = list(ours)
     unknown = [name for name in names if name not in known]

@@ -23,7 +23,7 @@ from benchmarks.machine import choose_cores, family, raise_descriptor_limit
 from benchmarks.needs import extend_path
 from benchmarks.origins import start_origin
 from benchmarks.origins.answers import answer_to
-from benchmarks.peers import OTHERS, WATCHING, Ours, Setting
+from benchmarks.peers import OTHERS, SPOOLING, WATCHING, Ours, Setting
 from benchmarks.process import LOOPBACK, run
 from tests.support.process import Process
 from tests.support.servers import clean_environment
@@ -93,6 +93,21 @@ def test_a_short_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("nginx", "wrk")
+def test_delivering_is_part_of_the_work(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    arguments = ["--loads", "ingest", "--peers", "fallback,first", "--rounds", "1", "--seconds", "1"]
+    with benchmark(*arguments, "--rate", "300", "--json", found, folder=tmp_path) as running:
+        assert running.wait(90) == 0, running.report()
+        assert "## Processor time per request at that rate" in running.stdout
+    results = json.loads(found.read_text())
+    measured = [*results["samples"], *results["steady"]]
+    assert [each["peer"] for each in measured] == ["fallback", "first"] * 2
+    assert all(each["troubles"] == {} and each["requests"] > 100 for each in measured)
+    assert {each["rate"] for each in results["steady"]} == {300}
+    assert results["configs"]["ingest"]["first"].endswith("--spool-mode first")
+
+
+@pytest.mark.needs("nginx", "wrk")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_everything_ends_with_the_benchmark(number: signal.Signals, tmp_path: Path) -> None:
     arguments = ["--loads", "ingest", "--peers", "nginx,ours", "--seconds", "60"]
@@ -118,7 +133,8 @@ def commands(pids: Sequence[int]) -> list[str]:
 
 @pytest.mark.parametrize(
     "peer",
-    [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS] + [OURS, *WATCHING],
+    [pytest.param(peer, marks=pytest.mark.needs(*peer.programs)) for peer in OTHERS]
+    + [OURS, *WATCHING, *SPOOLING],
 )
 @pytest.mark.parametrize("trusted", [False, True])
 def test_all_peers_tell_the_upstream_the_same(peer: Peer, trusted: bool, folder: Path) -> None:
