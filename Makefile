@@ -13,7 +13,7 @@ SUITE := .venv/.suite
 JS_DIST := tests/e2e/node_modules/posthog-js/dist
 ARGS ?=
 
-.PHONY: help run test check unit integration e2e coverage crashes bench format provision clean
+.PHONY: help run test check unit integration e2e coverage crashes outage bench format provision clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ coverage: $(SUITE) ## The whole suite, then each module of layers 0 to 3 by its 
 
 crashes: $(SUITE) ## 200 kills of worker, parent and stand-in while clients send: no event is lost (ROUNDS=N)
 	SPOOL_ROUNDS=$(or $(ROUNDS),200) $(BIN)/pytest -q -s tests/integration/test_spool_storm.py $(ARGS)
+
+outage: $(ENVIRONMENT) ## Two minutes without PostHog at 2,000 requests/s: latency, delivery, losses (ARGS="--rate N --seconds N")
+	$(BIN)/python -m benchmarks.outage $(ARGS)
 
 bench: $(ENVIRONMENT) ## Measure beside nginx, HAProxy and Caddy (ARGS="--loads ingest --write-docs")
 	$(BIN)/python -m benchmarks.run $(ARGS)

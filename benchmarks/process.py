@@ -117,13 +117,13 @@ class Child:
         if self._popen.stdin is not None:
             self._popen.stdin.close()
 
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL to its group for whoever is left."""
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """SIGTERM, and after ``timeout`` seconds SIGKILL to its group for whoever is left."""
         self.close_input()
         if self.alive:
             self._popen.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(STOP_TIMEOUT)
+                self._popen.wait(timeout)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()

@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.spool", description=__doc__)
     parser.add_argument("--rate", type=int, default=2000, help="records a second")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--interval", type=float, default=8.0, help="spool.commit_interval in milliseconds")
+    parser.add_argument("--interval", type=float, default=10.0, help="spool.commit_interval in milliseconds")
     parser.add_argument("--directory", help="on the disk to measure; default: the temporary directory")
     options = parser.parse_args()
     with (

@@ -25,9 +25,13 @@ from collections import Counter, deque
 from pathlib import Path
 from random import Random
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from benchmarks.incoming import Incoming
 from benchmarks.loads.requests import SEED, read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CLOSE = re.compile(rb"\r\nConnection: *close", re.IGNORECASE)
 
@@ -78,7 +82,12 @@ class Generator:
     """Sends at ``rate`` a second for ``seconds`` and collects what came of it."""
 
     def __init__(
-        self, address: tuple[str, int], requests: list[bytes], rate: float, seconds: float, connections: int
+        self,
+        address: tuple[str, int],
+        requests: Sequence[bytes],
+        rate: float,
+        seconds: float,
+        connections: int,
     ) -> None:
         self.requests = requests
         self.troubles: Counter[str] = Counter()

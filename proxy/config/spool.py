@@ -86,12 +86,12 @@ class SpoolConfig:
         why="Small beside `memory`, large beside what a row costs.",
     )
     commit_interval: float = key(
-        0.008,
+        0.01,
         unit="s",
         minimum=0.0,
         maximum=0.1,
         doc="Shortest time between two commits to disk; 0: as fast as the disk can.",
-        why="A commit costs ten times what a record in it does; a client waits for 8 ms gladly.",
+        why="A commit costs ten times what a record in it does; a client waits for 10 ms gladly.",
     )
     commit_timeout: float = key(
         5.0,
