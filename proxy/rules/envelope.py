@@ -36,6 +36,9 @@ AT_ONCE = 16 * 1024
 QUICK_AT_ONCE = 192 * 1024
 """The same of what is inflated, or written in base64 (of which three bytes are a unit)."""
 
+LEVEL = 4
+"""Of compression: 6, the usual one, takes half as long again and saves 1 %."""
+
 _GZIP = b"\x1f\x8b"
 
 
@@ -113,11 +116,15 @@ def _unpacked(engine: zlib._Decompress, data: bytes, most: int) -> bytes:
 
 
 def _deflated(data: bytes, *, gzip: bool) -> Steps[bytes]:
-    engine = zlib.compressobj(6, wbits=16 + zlib.MAX_WBITS if gzip else zlib.MAX_WBITS)
     if len(data) <= AT_ONCE:
-        return engine.compress(data) + engine.flush()
-    packed: bytes = yield lambda: engine.compress(data) + engine.flush()
+        # A window of 8 KiB: half the time, as there is less memory to be made ready, and 1 % more to send.
+        return _packed(zlib.compressobj(LEVEL, wbits=13 + 16 * gzip, memLevel=7), data)
+    packed: bytes = yield partial(_packed, zlib.compressobj(LEVEL, wbits=15 + 16 * gzip), data)
     return packed
+
+
+def _packed(engine: zlib._Compress, data: bytes) -> bytes:
+    return engine.compress(data) + engine.flush()
 
 
 def _in_form(form: bytes, start: int, end: int, value: bytes) -> Steps[bytes]:

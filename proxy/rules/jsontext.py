@@ -23,10 +23,10 @@ STRIDE = 100_000
 A_MATCH = 60
 
 _BLANKS = rb"[ \t\n\r]*+"
-_SHORT = rb'"[^"\\]{0,512}+(?:\\.[^"\\]{0,64}+){0,16}+"'
+_SHORT = rb'"[^"\\]{0,1024}+(?:\\.[^"\\]{0,64}+){0,16}+"'
 """A string that is stepped over with others; of a longer one the quote is found, and it is walked through."""
 
-_PLAIN = rb"[^][\"{}]{1,4096}+"
+_PLAIN = rb"[^][\"{}]{1,512}+"
 _FLAT = rb"[{[](?:%b|%b){0,64}+[]}]" % (_PLAIN, _SHORT)
 """An object or an array without another one in it, and without much."""
 
@@ -42,7 +42,7 @@ _value = re.compile(rb'%b|([{["])' % _WHOLE, re.DOTALL).match
 """A whole value, or only what a longer one begins with."""
 
 _comma = re.compile(rb"%b([],}])%b" % (_BLANKS, _BLANKS)).match
-_over = re.compile(rb'(?:%b|%b|%b){0,8}+([]["{}])?+' % (_PLAIN, _SHORT, _FLAT), re.DOTALL).match
+_over = re.compile(rb'(?:(?:%b|%b){1,64}+|%b){0,4}+([]["{}])?+' % (_PLAIN, _SHORT, _FLAT), re.DOTALL).match
 """Up to a bracket, or the quote of a long string; or up to anything, where there is much before it."""
 
 _within = re.compile(rb'[^"\\]{0,65536}+(?:\\.[^"\\]{0,64}+){0,1024}+("?+)', re.DOTALL).match
@@ -106,7 +106,7 @@ class JsonText:
             name = _name(key) if b"\\" in key else key[1:-1].decode("utf-8", "surrogateescape")
             if closing is None or name in visits:
                 begin = match.end() if closing is None else match.start(2)
-                end = yield from visits.get(name, self.skip)(begin)
+                end = yield from visits.get(name, self._walk if closing is None else self.skip)(begin)
                 found[name] = (begin, end)
                 at, closing = self._after(end)
             else:
@@ -151,8 +151,15 @@ class JsonText:
             if self._is_far(at - start):
                 yield None
             return at
-        if match[1] == b'"':
+        return (yield from self._walk(start))
+
+    def _walk(self, start: int) -> Steps[int]:
+        """Step over a value that is long, or has others in it."""
+        text, at = self.text, start + 1
+        if text.startswith(b'"', start):
             return (yield from self._rest_of_string(at))
+        if not text.startswith((b"{", b"["), start):
+            raise MalformedError("not JSON")
         depth = 1
         while depth:
             match = _over(text, at)
