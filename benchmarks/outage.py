@@ -49,10 +49,9 @@ class Course:
 
     moments: dict[str, float] = field(default_factory=dict)
     kept: int = 0
-    """Records that waited when PostHog came back."""
+    """What waited when PostHog came back."""
     most: int = 0
-    first_gone: float = 0.0
-    """When the first of them had been delivered."""
+    """The most that ever waited."""
     memory: int = 0
     """The proxy's greatest resident memory that was seen, in bytes."""
 
@@ -104,9 +103,9 @@ def drain(course: Course, running: Running) -> None:
     """Wait until nothing is kept any more. Raises ``StartError`` where that takes too long."""
     until = time.monotonic() + DRAINED_WITHIN
     while left := depth(running):
+        if left < course.most and "noticed" not in course.moments:
+            course.note("noticed")
         course.most = max(course.most, left)
-        if not course.first_gone and left < course.kept:
-            course.first_gone = time.time()
         if time.monotonic() > until:
             raise StartError(f"{left} records still wait")
         course.memory = max(course.memory, resident(running.pid))
@@ -144,6 +143,7 @@ def run_course(
         course.note("back")
         drain(course, running)
         course.note("drained")
+        course.moments.setdefault("noticed", course.moments["drained"])
         watch(course, running, options.before)
         course.note("end")
         load.stop(DRAINED_WITHIN)
@@ -159,7 +159,8 @@ def report(course: Course, answers: Sequence[float], arrived: Sequence[int], rat
     phases = (
         ("before", "before", "outage"),
         ("outage", "outage", "back"),
-        ("while it is delivered", "back", "drained"),
+        ("until it is noticed", "back", "noticed"),
+        ("while it is delivered", "noticed", "drained"),
         ("afterwards", "drained", "end"),
     )
     usual = 0.0
@@ -174,10 +175,13 @@ def report(course: Course, answers: Sequence[float], arrived: Sequence[int], rat
     refused = numbers.count(-1)
     lost = len(set(numbers) - {-1} - set(arrived))
     emptying = moments["drained"] - moments["back"]
-    delivered = course.kept / max(LOOK_INTERVAL, moments["drained"] - course.first_gone)
-    print(f"{course.kept:,} waited when it was back; all were gone after {emptying:.1f} s")
+    noticing = moments["noticed"] - moments["back"]
+    delivered = course.most / max(LOOK_INTERVAL, emptying - noticing)
     print(
-        f"delivery began after {course.first_gone - moments['back']:.1f} s: {delivered:,.0f} a second"
+        f"{course.kept:,} waited when it was back, {course.most:,} when delivery began {noticing:.1f} s later"
+    )
+    print(
+        f"all were gone after {emptying - noticing:.1f} s more: {delivered:,.0f} a second"
         f" ({delivered / rate:.1f} x the rate at which they came) beside {rate:,.0f} live ones"
     )
     print(f"{len(numbers):,} answered, {refused} not with 200; {lost} of the others have not arrived")

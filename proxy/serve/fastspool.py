@@ -16,7 +16,7 @@ from proxy.rules.answers import KEPT, answer_kept, http_date
 from proxy.rules.routing import outgoing_target
 from proxy.serve.fastcache import head_fields
 from proxy.serve.fastrecord import FastRecord, Stage
-from proxy.serve.spooling import KEPT_METHODS, order_key
+from proxy.serve.spooling import KEPT_METHODS, delivery_order
 from proxy.spool.record import Receipt, SpoolRecord
 from proxy.wire.heads import render_response
 
@@ -84,7 +84,7 @@ class FastSpool(FastRecord):
             arrived=self._runtime.clock.wall(),
             upstream=self._route.upstream,
             route=self._route.name,
-            client=order_key(self._shape.client.ip, body),
+            client=delivery_order(self._shape.client.ip, body),
             head=b"".join(self._head_parts()),
             length=len(body),
         )

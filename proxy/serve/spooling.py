@@ -24,7 +24,7 @@ from proxy.errors import Failure, Source
 from proxy.message import SpoolMode, first_value
 from proxy.rules.answers import answer_kept
 from proxy.serve.record import shown
-from proxy.spool.record import Receipt, SpoolFailed, SpoolFull, SpoolRecord
+from proxy.spool.record import Receipt, SpoolFailed, SpoolFull, SpoolRecord, order_key
 from proxy.wire.heads import render_request
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def spool_record(
         arrived=runtime.clock.wall(),
         upstream=forward.route.upstream,
         route=forward.route.name,
-        client=order_key(shown(runtime, forward.client.ip), body),
+        client=delivery_order(shown(runtime, forward.client.ip), body),
         head=kept_head(method, forward, length),
         length=length,
     )
@@ -178,8 +178,8 @@ def kept_head(method: bytes, forward: Forward, length: int | None) -> bytes:
     return render_request(method, forward.target, fields)
 
 
-def order_key(client: str, body: bytes) -> bytes:
-    """Return what is equal for requests that should arrive in order: those of one client (as the log shows
-    it) about one person, as far as the person stands in plain text; else those of the client."""
+def delivery_order(client: str, body: bytes) -> bytes:
+    """Return the order key of a request: of one client (as the log shows it) about one person, as far as the
+    person stands in plain text; else of the client."""
     person = _PERSON.search(body, 0, _LOOKED_AT)
-    return client.encode() if person is None else b"%b %b" % (client.encode(), person[1])
+    return order_key(client, None if person is None else person[1])

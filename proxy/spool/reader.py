@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import replace
 from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -26,13 +25,20 @@ if TYPE_CHECKING:
 INLINE_BYTES = 1024 * 1024
 """Bytes of small bodies that one reading of records brings along."""
 
-_COLUMNS = (
-    "SELECT r.id, r.arrived, u.name, t.name, r.client, r.head, r.length, r.attempts"
-    " FROM records r JOIN names u ON u.id = r.upstream JOIN names t ON t.id = r.route"
+_WAITING = "upstream = (SELECT id FROM names WHERE name = ?) AND status IS NULL"
+_AFTER = " AND arrived >= ? AND (arrived > ? OR id > ?)"
+_OLDEST = (
+    # 17 digits are a double, exactly.
+    "SELECT json_group_array(json_array(id, printf('%!.17g', arrived), name, attempts, length,"
+    " length(client), length(head), length(inline))), group_concat(client || head || ifnull(inline, x''), '')"
+    " FROM (SELECT r.id, arrived, name, attempts, length, client, head,"
+    " CASE WHEN sum(length) OVER before <= ? THEN body END AS inline"
+    " FROM (SELECT * FROM records WHERE {which} ORDER BY arrived, id LIMIT ?) r"
+    " JOIN names ON names.id = r.route"
+    " WINDOW before AS (ORDER BY arrived, r.id ROWS UNBOUNDED PRECEDING) ORDER BY arrived, r.id)"
 )
-_WAITING = " WHERE r.upstream = (SELECT id FROM names WHERE name = ?) AND r.status IS NULL"
-_ORDERED = " ORDER BY r.arrived, r.id LIMIT ?"
-_AFTER = " AND r.arrived >= ? AND (r.arrived > ? OR r.id > ?)"
+"""All in one row: what they are as JSON, and their bytes one behind the other. Python's module lets go of the
+interpreter at each row, and gets it back only when the event loop pauses."""
 
 
 class Reader:
@@ -52,38 +58,39 @@ class Reader:
         self.use(())
 
     def oldest(self, keys: Iterable[str], upstream: str, count: int, after: RecordId | None) -> list[Stored]:
-        """Return the first records of an upstream behind ``after``, over all files. Raises
-        ``SpoolFailed``."""
+        """Return the first records of an upstream behind ``after``, over all files, with the bodies of those
+        that fit into ``INLINE_BYTES`` of each. Raises ``SpoolFailed``."""
         self.use(keys)
         found = [self._of_file(key, upstream, count, after) for key in keys]
-        first = list(islice(merge(*found, key=lambda stored: stored.id), count))
-        return self._with_bodies(first)
+        return list(islice(merge(*found, key=lambda stored: stored.id), count))
 
     def _of_file(self, key: str, upstream: str, count: int, after: RecordId | None) -> list[Stored]:
-        query = _COLUMNS + _WAITING
-        given: list[Any] = [upstream, count]
+        which = _WAITING
+        given: list[Any] = [INLINE_BYTES, upstream]
         if after is not None:
             # Rows of the same arrival: those of a file that sorts before are behind us, and the other way.
             row = after.row if key == after.file else -1 if key > after.file else 1 << 62
-            query += _AFTER
-            given[1:1] = [after.arrived, after.arrived, row]
-        rows = self._query(key, query + _ORDERED, given)
-        return [Stored(RecordId(arrived, key, row), arrived, *rest) for row, arrived, *rest in rows]
-
-    def _with_bodies(self, records: list[Stored]) -> list[Stored]:
-        """The records with their small bodies, as far as the room goes."""
-        room = INLINE_BYTES
-        wanted: dict[str, list[int]] = {}
-        for stored in records:
-            room -= stored.length
-            if room >= 0:
-                wanted.setdefault(stored.id.file, []).append(stored.id.row)
-        bodies: dict[tuple[str, int], bytes | None] = {}
-        for key, rows in wanted.items():
-            query = "SELECT id, body FROM records WHERE id IN (SELECT value FROM json_each(?))"
-            for row, body in self._query(key, query, [json.dumps(rows)]):
-                bodies[key, row] = body
-        return [replace(stored, inline=bodies.get((stored.id.file, stored.id.row))) for stored in records]
+            which += _AFTER
+            given += [after.arrived, after.arrived, row]
+        ((said, packed),) = self._query(key, _OLDEST.format(which=which), [*given, count])
+        found, at = [], 0
+        for row, written, route, attempts, length, client, head, inline in json.loads(said):
+            ends = at + client, at + client + head, at + client + head + (inline or 0)
+            arrived = float(written)
+            stored = Stored(
+                RecordId(arrived, key, row),
+                arrived,
+                upstream,
+                route,
+                packed[at : ends[0]],
+                packed[ends[0] : ends[1]],
+                length,
+                attempts,
+                None if inline is None else packed[ends[1] : ends[2]],
+            )
+            found.append(stored)
+            at = ends[2]
+        return found
 
     def body(self, stored: Stored, number: int) -> bytes | None:
         """Return a piece of a body, ``None`` behind the last. Raises ``SpoolFailed``."""
@@ -109,5 +116,6 @@ class Reader:
         connection = self._connections.get(key)
         if connection is None:
             connection = connect(self._directory / f"{key}{SUFFIX}", read_only=True)
+            connection.text_factory = bytes
             self._connections[key] = connection
         return connection

@@ -44,10 +44,10 @@ class SpoolRecord:
     """A request without its body, as it is to be sent later.
 
     ``arrived``: wall seconds. ``upstream``, ``route``: the names. ``client`` is equal for requests that
-    should be delivered in the order of their arrival (the canonical client address with the token or the
-    distinct id). ``head``: the request head exactly as it would have gone upstream, the framing replaced by
-    Content-Length, to CRLFCRLF. ``length``: bytes of the body; ``None`` until its end is known (the length
-    line then is still missing in ``head``: whoever commits the entry gives the final head).
+    should be delivered in the order of their arrival (``order_key``). ``head``: the request head exactly as
+    it would have gone upstream, the framing replaced by Content-Length, to CRLFCRLF. ``length``: bytes of
+    the body; ``None`` until its end is known (the length line then is still missing in ``head``: whoever
+    commits the entry gives the final head).
     """
 
     arrived: float
@@ -102,6 +102,17 @@ class SpoolFailed(ProxyError):
     def __init__(self, detail: str) -> None:
         super().__init__(f"spool failed: {detail}")
         self.detail = detail
+
+
+def order_key(client: str, person: bytes | None) -> bytes:
+    """Return what is equal for requests that should arrive in order: ``SpoolRecord.client``. ``client``: its
+    canonical address; ``person``: a distinct id, if one is known."""
+    return client.encode() if person is None else b"%b %b" % (client.encode(), person)
+
+
+def names_person(key: bytes) -> bool:
+    """Whether a key is that of one person (addresses have no blanks)."""
+    return b" " in key
 
 
 Outcome: TypeAlias = Receipt | SpoolFull | SpoolFailed

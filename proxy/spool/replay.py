@@ -6,31 +6,35 @@
     kept ─▶ a window of the oldest ─▶ all of it delivered ─▶ the next window
                   │ the upstream is ill, late, away, or says 429
                   ▼
-            pause (doubling, or as long as it said) ─▶ one record as a probe ─▶ …
+            pause (doubling, or as long as it said, or until a live request went well) ─▶ a probe ─▶ …
 
-Requests of one client go one after the other, those of different clients side by side: at first one, then
-twice as many after each window that went well, up to ``MOST_IN_FLIGHT``. When deliveries become slower, or
-live requests wait for a connection, half as many: what was kept has time. A record goes with a 2xx; one that
-PostHog refuses for good becomes a dead letter; anything else stays where it is. Between a 2xx and the disk's
-word that the record is gone the process may end: then PostHog hears it twice, and tells by the uuid.
+Requests of one client go one after the other (but see ``BUSY``), those of different clients side by side: at
+first one, then twice as many after each window that went well, up to ``MOST_IN_FLIGHT``. When deliveries
+become slower, or live requests wait for a connection, half as many: what was kept has time. A record goes
+with a 2xx; one that PostHog refuses for good becomes a dead letter; anything else stays where it is. Between
+a 2xx and the disk's word that the record is gone the process may end: then PostHog hears it twice, and tells
+by the uuid.
 
-Memory: ``WINDOW`` records, with a MiB of bodies at most, and what ``MOST_IN_FLIGHT`` couriers hold
+Memory: twice ``WINDOW`` records, with a MiB of bodies at most, and what ``MOST_IN_FLIGHT`` couriers hold
 (courier.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.clock import NEVER
 from proxy.errors import Failure
+from proxy.net.breaker import BreakerState
 from proxy.spool.courier import Courier, PlainAnswers, Unsendable
-from proxy.spool.record import SpoolFailed, SpoolFull
+from proxy.spool.pace import Pace
+from proxy.spool.record import SpoolFailed, SpoolFull, names_person
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from proxy.clock import Deadlines
     from proxy.config.schema import TimeoutsConfig
@@ -38,8 +42,13 @@ if TYPE_CHECKING:
     from proxy.spool.courier import Correct
     from proxy.spool.record import Keeper, RecordId, Stored
 
-WINDOW = 256
-"""Records that are read at a time."""
+T = TypeVar("T")
+
+WINDOW = 64
+"""Records that are read at a time: in less than a millisecond of a core that live requests may need."""
+
+MOST_FORGETTING = 4
+"""Windows of which the disk has yet to forget what was delivered."""
 
 MOST_IN_FLIGHT = 64
 """Requests that are being delivered at a time, to one upstream by one process: 3,000 a second where each
@@ -50,6 +59,21 @@ MOST_LARGE = 8
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until the next try after a failure; doubled each time."""
+
+BUSY = 16
+"""Records of one client in a window, persons unknown (compressed), that make it a server, or many behind one
+address: one after the other, they would take a hundred times as long as they took to come. They are begun in
+their order."""
+
+LINE = 4
+"""Of those, how many go one after the other."""
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks, in a pause, at how live requests fare."""
+
+MOST_A_TURN = 1
+"""Requests that are begun in one turn of the event loop, for the sake of live ones: a compressed event takes
+0.1 ms."""
 
 MOST_ATTEMPTS = 50
 """Tries after which a request that fails by itself, while its upstream can be reached, is a dead letter."""
@@ -78,11 +102,12 @@ class Told:
 
 
 class Ill(Exception):
-    """The upstream takes nothing now. ``wait``: seconds, where it or the pool said so."""
+    """The upstream takes nothing now. ``wait``: seconds, where it (``firm``) or the pool said so."""
 
-    def __init__(self, detail: str, wait: float | None = None) -> None:
+    def __init__(self, detail: str, wait: float | None = None, *, firm: bool = False) -> None:
         super().__init__(detail)
         self.wait = wait
+        self.firm = firm
 
 
 class Replay:
@@ -177,6 +202,7 @@ class Feeder:
         self._usual: float | None = None
         self._slowest = 0.0
         self._answers = PlainAnswers()
+        self._pace = Pace(MOST_A_TURN)
         self._couriers = [self._courier()]
 
     def __repr__(self) -> str:
@@ -200,7 +226,7 @@ class Feeder:
                     pass
             except Ill as ill:
                 self._woken = True
-                await self._pause(ill.wait)
+                await self._pause(ill.wait, firm=ill.firm)
             except (SpoolFailed, SpoolFull):  # the disk: told by the store; the records are still there
                 self._woken = True
                 await self._pause(None)
@@ -209,43 +235,70 @@ class Feeder:
                 self._woken = True
                 await self._pause(LONGEST_PAUSE)
 
-    async def _pause(self, asked: float | None) -> None:
+    async def _pause(self, asked: float | None, *, firm: bool = False) -> None:
+        """Wait: doubled each time, or as long as was asked; unless that is ``firm``, no longer than until a
+        live request went well."""
+        clock = self._deadlines.clock
         self.in_flight = 1
         self.pause = min(LONGEST_PAUSE, asked or max(FIRST_PAUSE, 2 * self.pause))
+        began = clock.monotonic()
+        due = began + self.pause
         self._pausing = True
         try:
-            await self._wait(self._deadlines.clock.monotonic() + self.pause)
+            while clock.monotonic() < due and not (self._well_since(began) and not firm):
+                if await self._wait(min(due, clock.monotonic() + LOOK_INTERVAL)):
+                    return
         finally:
             self._pausing = False
 
-    async def _wait(self, due: float) -> None:
+    def _well_since(self, moment: float) -> bool:
+        well = self._pool.last_well
+        return well is not None and well > moment and self._pool.breaker.state is BreakerState.CLOSED
+
+    async def _wait(self, due: float) -> bool:
+        """Wait to be woken; false: nobody did until then."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._deadlines.wait(self._waiter, due, TimeoutError)
         except TimeoutError:
-            pass
+            return False
         finally:
             self._waiter = None
+        return True
 
     # A window of records.
 
     async def _window(self) -> bool:
-        """Deliver the oldest records; false: there are none. Raises ``Ill`` once the rest is done."""
+        """Deliver the oldest records, and window after window of those behind them; false: there are none.
+        Raises ``Ill`` once what was begun is done.
+
+        While one window is delivered the next is read and the last one is forgotten, so that nobody waits for
+        the disk.
+        """
         if self.pause:
             return await self._probe()
         records = await self._keeper.oldest(self.name, WINDOW)
         if not records:
             return False
-        delivered: list[RecordId] = []
-        self._slowest = 0.0
-        lines = _by_client(records)
-        most = MOST_LARGE if any(stored.inline is None for stored in records) else MOST_IN_FLIGHT
+        ahead: asyncio.Task[list[Stored]] | None = None
+        forgetting: deque[asyncio.Task[None]] = deque()
         try:
-            await self._side_by_side(min(self.in_flight, most, len(lines)), iter(lines), delivered)
+            while records:
+                if len(records) == WINDOW:
+                    ahead = _begun(self._keeper.oldest(self.name, WINDOW, records[-1].id))
+                delivered: list[RecordId] = []
+                try:
+                    await self._side_by_side(records, delivered)
+                finally:
+                    if delivered:
+                        forgetting.append(_begun(self._keeper.delivered(delivered)))
+                if len(forgetting) > MOST_FORGETTING:
+                    await forgetting.popleft()
+                records, ahead = [] if ahead is None else await ahead, None
         finally:
-            if delivered:
-                await asyncio.shield(self._keeper.delivered(delivered))
-        self._adapt()
+            if ahead is not None:
+                ahead.cancel()
+            await asyncio.shield(asyncio.gather(*forgetting))
         return True
 
     async def _probe(self) -> bool:
@@ -275,11 +328,13 @@ class Feeder:
         if await self._deliver(self._couriers[0], stored):
             await self._keeper.delivered([stored.id])
 
-    async def _side_by_side(
-        self, count: int, lines: Iterator[list[Stored]], delivered: list[RecordId]
-    ) -> None:
-        """So many couriers, each with one line after the other. When one finds the upstream ill, the others
-        end what they have begun. Raises ``Ill`` then."""
+    async def _side_by_side(self, records: list[Stored], delivered: list[RecordId]) -> None:
+        """Several couriers, each with one client's records after the other's. When one finds the upstream
+        ill, the others end what they have begun. Raises ``Ill`` then."""
+        self._slowest = 0.0
+        by_client = _by_client(records)
+        most = MOST_LARGE if any(stored.inline is None for stored in records) else MOST_IN_FLIGHT
+        count, lines = min(self.in_flight, most, len(by_client)), iter(by_client)
         ill: list[BaseException] = []
 
         async def carry(courier: Courier) -> None:
@@ -287,6 +342,7 @@ class Feeder:
             try:
                 for line in lines:
                     for stored in line:
+                        await self._pace.turn()
                         if ill:
                             return
                         if await self._deliver(courier, stored):
@@ -298,6 +354,7 @@ class Feeder:
         await asyncio.gather(*map(carry, self._couriers[:count]))
         if ill:
             raise ill[0]
+        self._adapt()
 
     def _courier(self) -> Courier:
         return Courier(
@@ -338,7 +395,7 @@ class Feeder:
         await self._keeper.postponed(stored.id)
         self._tell(Told(self.name, "postponed", str(answer.status)))
         page = " with a page, which no event endpoint has" if answer.page else ""
-        raise Ill(f"the upstream answered {answer.status}{page}", answer.wait)
+        raise Ill(f"the upstream answered {answer.status}{page}", answer.wait, firm=answer.wait is not None)
 
     async def _put_off(self, stored: Stored, failure: Failure) -> None:
         """A failure that the request itself may be the cause of counts against it."""
@@ -351,8 +408,20 @@ class Feeder:
             await self._keeper.postponed(stored.id)
 
 
+def _begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    return asyncio.get_running_loop().create_task(work)
+
+
 def _by_client(records: Iterable[Stored]) -> list[list[Stored]]:
+    """Return lines of records that are to go one after the other."""
     lines: dict[bytes, list[Stored]] = {}
     for stored in records:
         lines.setdefault(stored.client, []).append(stored)
-    return list(lines.values())
+    found: list[list[Stored]] = []
+    for client, line in lines.items():
+        if len(line) > BUSY and not names_person(client):
+            count = -(-len(line) // LINE)
+            found += [line[number::count] for number in range(count)]
+        else:
+            found.append(line)
+    return found

@@ -219,25 +219,29 @@ class Table:
         self._remove(json.dumps(list(rows)))
 
     def _remove(self, given: str) -> None:
+        # A row for each upstream, not for each record: see reader.py.
         found = self._connection.execute(
-            f"SELECT id, upstream, size, status, body IS NULL FROM records WHERE {_GIVEN}", (given,)
+            "SELECT upstream, sum(status IS NULL), total(CASE WHEN status IS NULL THEN size END),"
+            " sum(status IS NOT NULL), total(CASE WHEN status IS NOT NULL THEN size END),"
+            " json_group_array(id) FILTER (WHERE body IS NULL)"
+            f" FROM records WHERE {_GIVEN} GROUP BY upstream",
+            (given,),
         ).fetchall()
         if not found:
             return
         self._connection.execute(f"DELETE FROM records WHERE {_GIVEN}", (given,))
-        for row, upstream, size, status, in_pieces in found:
-            if status is None:
-                self._subtract(upstream, size)
-            else:
-                self.dead_letters -= 1
-                self.dead_letter_bytes -= size
-            if in_pieces:
+        for upstream, depth, size, dead, dead_size, in_pieces in found:
+            if depth:
+                self._subtract(upstream, int(size), depth)
+            self.dead_letters -= dead
+            self.dead_letter_bytes -= int(dead_size)
+            for row in json.loads(in_pieces):
                 self.discard_pieces(row)
-        self._find_oldest({upstream for _, upstream, _, status, _ in found if status is None})
+        self._find_oldest(upstream for upstream, depth, *_ in found if depth)
 
-    def _subtract(self, upstream: int, size: int) -> None:
+    def _subtract(self, upstream: int, size: int, records: int = 1) -> None:
         totals = self._totals[upstream]
-        totals.depth -= 1
+        totals.depth -= records
         totals.bytes -= size
 
     def _find_oldest(self, upstreams: Iterable[int]) -> None:

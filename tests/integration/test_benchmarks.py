@@ -249,6 +249,22 @@ def generated(generator: str, rate: str, load: Load, folder: Path) -> dict[str, 
     return said
 
 
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize("mode", ["fallback", "first"])
+def test_a_short_outage(mode: str, tmp_path: Path) -> None:
+    """`make outage` in small; its exit status says whether anything was lost or refused."""
+    words = ["--rate", "200", "--seconds", "2", "--before", "1", "--mode", mode, "--directory", str(tmp_path)]
+    tmp_path.chmod(0o755)
+    argv = [sys.executable, "-m", "benchmarks.outage", *words]
+    with Process(argv, name="outage", env=clean_environment()) as process:
+        assert process.wait(120) == 0, process.report()
+        said = "\n".join(process.stdout)
+    assert re.search(r"outage +\d+ answers +p50 .* ms", said)
+    assert re.search(r"[1-9]\d\d waited when it was back", said)
+    assert re.search(r"answered, 0 not with 200; 0 of the others have not arrived", said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_the_spool_costs(tmp_path: Path) -> None:
     words = ["--rate", "300", "--seconds", "0.5", "--directory", str(tmp_path)]
     with Process([sys.executable, "-m", "benchmarks.spool", *words], name="benchmark") as process:

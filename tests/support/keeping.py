@@ -88,7 +88,7 @@ class Kept:
 
     async def oldest(self, upstream: str, count: int, after: RecordId | None = None) -> list[Stored]:
         await asyncio.sleep(0)
-        found = [one for one in self.stored() if one.upstream == upstream]
+        found = [one for one in self.stored() if one.upstream == upstream and (not after or one.id > after)]
         return found[:count] if self.delivers else []
 
     async def body(self, stored: Stored) -> AsyncIterator[bytes]:

@@ -12,14 +12,14 @@ from proxy.delivery import Delivery
 from proxy.spool import replay
 from proxy.spool.courier import CORRECTED_BYTES
 from proxy.spool.record import SpoolRecord
-from proxy.spool.replay import MOST_ATTEMPTS, MOST_IN_FLIGHT, SUSPICIOUS
+from proxy.spool.replay import MOST_ATTEMPTS, SUSPICIOUS
 from tests.support.keeping import Kept
 from tests.support.play import Play
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from proxy.spool.record import Stored
+    from proxy.spool.record import RecordId, Stored
     from tests.support.play import Actor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -158,12 +158,44 @@ async def test_the_upstream_may_say_how_long_and_an_operator_need_not_wait() -> 
         upstream.say(OK.replace(b"200 OK", b"429 Slow").replace(b"\r\n\r\n", b"\r\nRetry-After: 30\r\n\r\n"))
         await play.until(lambda: feeder._pausing and feeder._waiter is not None)
         assert feeder.pause == 30
+        play.turn(1.1)
+        feeder._pool.last_well = play.clock.monotonic()  # it is well, but wants to be left alone
+        play.turn(1.1)
         delivery.replay.wake()
         await asyncio.sleep(0)
         assert feeder._pausing
         delivery.replay.now()
         await asked(upstream)
         upstream.say(OK)
+        await play.until(lambda: not kept.stored())
+
+
+async def test_a_live_request_that_goes_well_ends_a_pause() -> None:
+    kept = Kept()
+    put(kept)
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        upstream = await play.upstream()
+        await asked(upstream)
+        upstream.say(OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        feeder.pause = 60.0  # it has failed for a while
+        play.turn(1.1)
+        await asked(upstream := await play.upstream())
+        upstream.say(OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        assert feeder.pause == 60
+        play.turn(1.1)
+        assert feeder._pausing
+        client = await play.client()
+        client.say(b"GET /flags HTTP/1.1\r\nHost: a\r\n\r\n")
+        live = await play.upstream()
+        await live.hear_head()
+        live.say(OK)
+        assert (await client.hear_answer())[0] == 200
+        play.turn(1.1)
+        await asked(live)
+        live.say(OK)
         await play.until(lambda: not kept.stored())
 
 
@@ -255,9 +287,10 @@ async def test_bodies_of_middling_size_are_read_whole() -> None:
 async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replay, "WINDOW", 64)
+    monkeypatch.setattr(replay, "WINDOW", 16)
+    monkeypatch.setattr(replay, "MOST_IN_FLIGHT", most := 8)
     kept = Kept()
-    for number in range(64 * 8):
+    for number in range(16 * 6):
         put(kept, client=b"%d" % number)
     async with delivering(kept) as (play, delivery):
         feeder, slow = delivery.replay._feeders["default"], False
@@ -277,12 +310,76 @@ async def test_more_at_a_time_while_it_goes_well_and_fewer_when_it_gets_slower(
                     group.create_task(answer(await play.upstream()))
 
         accepting = asyncio.ensure_future(accept())
-        await play.until(lambda: len(kept.stored()) <= 64)
-        assert max(seen) == MOST_IN_FLIGHT
+        await play.until(lambda: len(kept.stored()) <= 16)
+        assert max(seen) == most
         slow = True
-        await play.until(lambda: not kept.stored() and feeder.in_flight <= MOST_IN_FLIGHT // 2)
+        await play.until(lambda: not kept.stored() and feeder.in_flight <= most // 2)
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
+
+
+async def test_windows_do_not_wait_for_the_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "WINDOW", 2)
+    kept = Kept()
+    for number in range(7):
+        put(kept, b"%d" % number, arrived=float(number))
+    forgotten, working = asyncio.Event(), kept.delivered
+
+    async def slow(ids: Sequence[RecordId]) -> None:
+        await forgotten.wait()
+        await working(ids)
+
+    monkeypatch.setattr(kept, "delivered", slow)
+    async with delivering(kept) as (play, _):
+        upstream = await play.upstream()
+        for number in range(7):
+            await asked(upstream, b"%d" % number)
+            upstream.say(OK)
+        await play.until(lambda: outcomes(play) == {"delivered": 7})
+        assert len(kept.stored()) == 7
+        forgotten.set()
+        await play.until(lambda: not kept.stored())
+        assert outcomes(play) == {"delivered": 7}
+
+
+async def test_what_one_window_has_delivered_is_forgotten_though_the_next_one_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "WINDOW", 2)
+    kept = Kept()
+    for number in range(6):
+        put(kept, b"%d" % number, arrived=float(number))
+    async with delivering(kept) as (play, delivery):
+        upstream = await play.upstream()
+        for number in range(3):
+            await asked(upstream, b"%d" % number)
+            upstream.say(OK)
+        await upstream.hear_head()
+        upstream.hang_up()
+        again = await play.upstream()  # it may have been idle for too long
+        await again.hear_head()
+        again.hang_up()
+        await play.until(lambda: delivery.replay._feeders["default"]._pausing)
+        assert [stored.id.row for stored in kept.stored()] == [4, 5, 6]
+
+
+def test_who_goes_after_whom() -> None:
+    def lines(*clients: bytes) -> list[list[int]]:
+        kept = Kept()
+        for number, client in enumerate(clients):
+            put(kept, client=client, arrived=float(number))
+        return [[int(stored.arrived) for stored in line] for line in replay._by_client(kept.stored())]
+
+    assert lines(b"a", b"b", b"a", b"a x") == [[0, 2], [1], [3]]
+    few, many = [b"a"] * replay.BUSY, [b"a"] * (replay.BUSY + 1)
+    assert lines(*few) == [list(range(replay.BUSY))]
+    split = lines(*many)
+    assert sorted(number for line in split for number in line) == list(range(len(many)))
+    assert [line[0] for line in split] == list(range(len(split)))  # begun in their order
+    assert max(map(len, split)) == replay.LINE
+    assert lines(*[b"a person"] * 50) == [list(range(50))]
 
 
 async def test_what_was_kept_for_an_upstream_that_is_gone_goes_to_the_default() -> None:
