@@ -52,6 +52,7 @@ class Course:
     """What waited when PostHog came back."""
     most: int = 0
     """The most that ever waited."""
+    dead: list[str] = field(default_factory=list)
     memory: int = 0
     """The proxy's greatest resident memory that was seen, in bytes."""
 
@@ -89,6 +90,12 @@ def depth(running: Running) -> int:
     assert running.spool is not None
     files = Inventory(running.spool).figures()
     return sum(figures.depth for file in files for figures in file.upstreams.values())
+
+
+def dead_letters(running: Running) -> list[str]:
+    """Why each of them is one."""
+    assert running.spool is not None
+    return [f"{held.status} {held.reason}" for held in Inventory(running.spool).records(dead=True)]
 
 
 def watch(course: Course, running: Running, seconds: float) -> None:
@@ -148,6 +155,7 @@ def run_course(
         course.note("end")
         load.stop(DRAINED_WITHIN)
         drain(course, running)
+        course.dead = dead_letters(running)
     answers: array[float] = array("d")
     answers.frombytes(output.read_bytes())
     return course, answers, posthog
@@ -185,6 +193,8 @@ def report(course: Course, answers: Sequence[float], arrived: Sequence[int], rat
         f" ({delivered / rate:.1f} x the rate at which they came) beside {rate:,.0f} live ones"
     )
     print(f"{len(numbers):,} answered, {refused} not with 200; {lost} of the others have not arrived")
+    for why in sorted(set(course.dead)):
+        print(f"dead letters: {course.dead.count(why)}: {why}")
     twice = len(arrived) - len(set(arrived))
     print(f"{twice} arrived twice; resident memory {course.memory / 2**20:.0f} MiB at most")
     return 1 if lost or refused else 0
