@@ -6,7 +6,7 @@
     kept ─▶ a window of the oldest ─▶ all of it delivered ─▶ the next window
                   │ the upstream is ill, late, away, or says 429
                   ▼
-            pause (doubling, or as long as it said, or until a live request went well) ─▶ a probe ─▶ …
+            pause (doubling, or as long as it said, or until a live request has reached it) ─▶ a probe ─▶ …
 
 Requests of one client go one after the other (but see ``BUSY``), those of different clients side by side: at
 first one, then twice as many after each window that went well, up to ``MOST_IN_FLIGHT``. When deliveries
@@ -81,6 +81,9 @@ MOST_ATTEMPTS = 50
 SUSPICIOUS = 5
 """Tries after which a request may be the reason itself why it fails."""
 
+SUSPICIOUS_ALONE = 25
+"""The same where only other routes can be asked besides."""
+
 SLOWER = 2.0
 """So many times the usual time of a delivery means that the upstream has too much to do."""
 
@@ -102,7 +105,8 @@ class Told:
 
 
 class Ill(Exception):
-    """The upstream takes nothing now. ``wait``: seconds, where it (``firm``) or the pool said so."""
+    """The upstream takes nothing now. ``wait``: seconds, where it or the pool said so. ``firm``: it was
+    asked, and may be well for all but this request, so that no live one tells anything."""
 
     def __init__(self, detail: str, wait: float | None = None, *, firm: bool = False) -> None:
         super().__init__(detail)
@@ -236,8 +240,8 @@ class Feeder:
                 await self._pause(LONGEST_PAUSE)
 
     async def _pause(self, asked: float | None, *, firm: bool = False) -> None:
-        """Wait: doubled each time, or as long as was asked; unless that is ``firm``, no longer than until a
-        live request went well."""
+        """Wait: doubled each time, or as long as was asked; unless that is ``firm`` (``Ill``), no longer than
+        until a live request went well."""
         clock = self._deadlines.clock
         self.in_flight = 1
         self.pause = min(LONGEST_PAUSE, asked or max(FIRST_PAUSE, 2 * self.pause))
@@ -304,20 +308,24 @@ class Feeder:
     async def _probe(self) -> bool:
         """Deliver the oldest record, to see whether the upstream is well again; false: there is none.
 
-        One that has failed often may be what the upstream cannot take, while it takes all else: then the next
-        one is asked first, and if that is taken and the suspect still is not, it is a dead letter.
+        One that has failed often may be what the upstream cannot take, while it takes all else: then another
+        one is asked first, and if that is taken and the suspect still is not, it is a dead letter. What other
+        routes take proves little, as other services may be behind them: it must have failed much oftener then.
         """
-        records = await self._keeper.oldest(self.name, 2)
+        records = await self._keeper.oldest(self.name, WINDOW)
         if not records:
             return False
-        oldest, others = records[0], records[1:]
+        oldest, *others = records
         if oldest.attempts < SUSPICIOUS or not others:
             await self._alone(oldest)
         else:
-            await self._alone(others[0])
+            like = next((other for other in others if other.route == oldest.route), None)
+            await self._alone(like or others[0])
             try:
                 await self._alone(oldest)
             except Ill as ill:
+                if like is None and oldest.attempts < SUSPICIOUS_ALONE:
+                    raise
                 reason = f"failed {oldest.attempts + 1} times while others were taken: {ill}"
                 await self._keeper.set_aside(oldest.id, 0, reason)
                 self._tell(Told(self.name, "refused", str(ill)))
@@ -383,7 +391,8 @@ class Feeder:
             return False
         except Failure as failure:
             await self._put_off(stored, failure)
-            raise Ill(f"{failure.kind}: {failure.detail}", failure.retry_after) from failure
+            detail = f"{failure.kind}: {failure.detail}"
+            raise Ill(detail, failure.retry_after, firm=not _was_not_asked(failure)) from failure
         self._slowest = max(self._slowest, self._deadlines.clock.monotonic() - started)
         if 200 <= answer.status < 300 and not answer.page:
             self._tell(Told(self.name, "delivered"))
@@ -395,17 +404,22 @@ class Feeder:
         await self._keeper.postponed(stored.id)
         self._tell(Told(self.name, "postponed", str(answer.status)))
         page = " with a page, which no event endpoint has" if answer.page else ""
-        raise Ill(f"the upstream answered {answer.status}{page}", answer.wait, firm=answer.wait is not None)
+        raise Ill(f"the upstream answered {answer.status}{page}", answer.wait, firm=True)
 
     async def _put_off(self, stored: Stored, failure: Failure) -> None:
         """A failure that the request itself may be the cause of counts against it."""
         self._tell(Told(self.name, "postponed", failure.kind))
-        if failure.kind == "breaker_open" or failure.kind.startswith(("connect", "dns", "pool_", "draining")):
+        if _was_not_asked(failure):
             return
         if stored.attempts + 1 >= MOST_ATTEMPTS:
             await self._keeper.set_aside(stored.id, 0, f"{MOST_ATTEMPTS} tries failed: {failure.kind}")
         else:
             await self._keeper.postponed(stored.id)
+
+
+def _was_not_asked(failure: Failure) -> bool:
+    """Whether the upstream was not reached: the request is not to blame."""
+    return failure.kind == "breaker_open" or failure.kind.startswith(("connect", "dns", "pool_", "draining"))
 
 
 def _begun(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

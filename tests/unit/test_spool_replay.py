@@ -12,7 +12,7 @@ from proxy.delivery import Delivery
 from proxy.spool import replay
 from proxy.spool.courier import CORRECTED_BYTES
 from proxy.spool.record import SpoolRecord
-from proxy.spool.replay import MOST_ATTEMPTS, SUSPICIOUS
+from proxy.spool.replay import MOST_ATTEMPTS, SUSPICIOUS, SUSPICIOUS_ALONE
 from tests.support.keeping import Kept
 from tests.support.play import Play
 
@@ -27,7 +27,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 def put(kept: Kept, body: bytes = b"hello", client: bytes = b"c", arrived: float = 0.0, **other: Any) -> None:
     head = b"POST /e/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
-    record = SpoolRecord(arrived, other.get("upstream", "default"), "/e", client, head, len(body))
+    record = SpoolRecord(
+        arrived, other.get("upstream", "default"), other.get("route", "/e"), client, head, len(body)
+    )
     kept.keep(record, body)
 
 
@@ -172,31 +174,21 @@ async def test_the_upstream_may_say_how_long_and_an_operator_need_not_wait() -> 
 
 async def test_a_live_request_that_goes_well_ends_a_pause() -> None:
     kept = Kept()
-    put(kept)
     async with delivering(kept) as (play, delivery):
         feeder = delivery.replay._feeders["default"]
-        upstream = await play.upstream()
-        await asked(upstream)
-        upstream.say(OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
-        feeder.pause = 60.0  # it has failed for a while
+        await play.stop_upstream()
+        put(kept)
+        feeder.wake()
+        for pause in (1.0, 2.0, 4.0):
+            await play.until(lambda pause=pause: feeder.pause == pause and feeder._waiter is not None)
+            play.turn(pause + 0.1)
+        await play.until(lambda: feeder.pause == 8 and feeder._waiter is not None)
         play.turn(1.1)
-        await asked(upstream := await play.upstream())
-        upstream.say(OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
-        assert feeder.pause == 60
+        await asyncio.sleep(0)
+        assert feeder.pause == 8
+        feeder._pool.last_well = play.clock.monotonic()
         play.turn(1.1)
-        assert feeder._pausing
-        client = await play.client()
-        client.say(b"GET /flags HTTP/1.1\r\nHost: a\r\n\r\n")
-        live = await play.upstream()
-        await live.hear_head()
-        live.say(OK)
-        assert (await client.hear_answer())[0] == 200
-        play.turn(1.1)
-        await asked(live)
-        live.say(OK)
-        await play.until(lambda: not kept.stored())
+        await play.until(lambda: feeder.pause == 16)
 
 
 async def test_nobody_there_is_not_the_requests_fault() -> None:
@@ -415,6 +407,33 @@ async def test_one_that_fails_again_and_again_does_not_hold_up_the_others() -> N
         await play.until(lambda: not kept.stored())
         [(status, reason)] = kept.dead
         assert (status, reason.partition(":")[0]) == (0, "failed 7 times while others were taken")
+
+
+@pytest.mark.parametrize("attempts", [SUSPICIOUS, SUSPICIOUS_ALONE])
+async def test_what_other_routes_take_proves_little(attempts: int) -> None:
+    kept = Kept(attempts={1: attempts})
+    put(kept, b"recording", route="/s")
+    put(kept, b"good")
+    async with delivering(kept) as (play, delivery):
+        feeder = delivery.replay._feeders["default"]
+        ill = OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        upstream = await play.upstream()
+        await asked(upstream, b"recording")
+        upstream.say(ill)
+        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+        play.turn(1.1)
+        upstream = await play.upstream()
+        await asked(upstream, b"good")
+        upstream.say(OK)
+        await asked(upstream, b"recording")
+        upstream.say(ill)
+        if attempts == SUSPICIOUS:
+            await play.until(lambda: feeder.pause == 2 and feeder._waiter is not None)
+            assert kept.dead == []
+            assert [stored.route for stored in kept.stored()] == ["/s"]
+        else:
+            await play.until(lambda: not kept.stored())
+            assert len(kept.dead) == 1
 
 
 async def test_while_the_upstream_is_ill_nothing_is_suspected() -> None:
