@@ -310,7 +310,7 @@ class Feeder:
 
         One that has failed often may be what the upstream cannot take, while it takes all else: then another
         one is asked first, and if that is taken and the suspect still is not, it is a dead letter. What other
-        routes take proves little, as other services may be behind them: it must have failed much oftener then.
+        routes take proves little, as other services may be behind them: it must have failed much oftener.
         """
         records = await self._keeper.oldest(self.name, WINDOW)
         if not records:
