@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from proxy.spool.record import RecordId, Stored
+    from proxy.spool.replay import Feeder
     from tests.support.play import Actor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -387,23 +388,31 @@ async def test_what_was_kept_for_an_upstream_that_is_gone_goes_to_the_default() 
         assert play.proxy.counters.spool_replayed == {("moved", "delivered"): 1}
 
 
+async def fail_beside_another(play: Play, feeder: Feeder, suspect: bytes, other: bytes) -> None:
+    """The suspect fails, then is asked again behind another one, which is taken, and fails."""
+    ill = OK.replace(b"200 OK", b"500 No").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    upstream = await play.upstream()
+    await asked(upstream, suspect)
+    upstream.say(ill)
+    await play.until(lambda: feeder._pausing and feeder._waiter is not None)
+    play.turn(1.1)
+    upstream = await play.upstream()
+    await asked(upstream, other)
+    upstream.say(OK)
+    await asked(upstream, suspect)
+    upstream.say(ill)
+
+
 async def test_one_that_fails_again_and_again_does_not_hold_up_the_others() -> None:
     kept = Kept(attempts={1: SUSPICIOUS})
     put(kept, b"poison")
+    put(kept, b"else", route="/s")
     put(kept, b"good")
     async with delivering(kept) as (play, delivery):
-        feeder = delivery.replay._feeders["default"]
-        ill = OK.replace(b"200 OK", b"500 No").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        await fail_beside_another(play, delivery.replay._feeders["default"], b"poison", b"good")
         upstream = await play.upstream()
-        await asked(upstream, b"poison")
-        upstream.say(ill)
-        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
-        play.turn(1.1)
-        upstream = await play.upstream()
-        await asked(upstream, b"good")
+        await asked(upstream, b"else")
         upstream.say(OK)
-        await asked(upstream, b"poison")
-        upstream.say(ill)
         await play.until(lambda: not kept.stored())
         [(status, reason)] = kept.dead
         assert (status, reason.partition(":")[0]) == (0, "failed 7 times while others were taken")
@@ -416,17 +425,7 @@ async def test_what_other_routes_take_proves_little(attempts: int) -> None:
     put(kept, b"good")
     async with delivering(kept) as (play, delivery):
         feeder = delivery.replay._feeders["default"]
-        ill = OK.replace(b"200 OK", b"503 Ill").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        upstream = await play.upstream()
-        await asked(upstream, b"recording")
-        upstream.say(ill)
-        await play.until(lambda: feeder._pausing and feeder._waiter is not None)
-        play.turn(1.1)
-        upstream = await play.upstream()
-        await asked(upstream, b"good")
-        upstream.say(OK)
-        await asked(upstream, b"recording")
-        upstream.say(ill)
+        await fail_beside_another(play, feeder, b"recording", b"good")
         if attempts == SUSPICIOUS:
             await play.until(lambda: feeder.pause == 2 and feeder._waiter is not None)
             assert kept.dead == []
