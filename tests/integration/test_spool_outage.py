@@ -1,5 +1,5 @@
 """An hour without PostHog at 200 events a second, by a clock that is turned by hand: 720,000 events in
-batches of a thousand, kept in a real store; then it is back, and each of them happens when it happened."""
+batches of five hundred, kept in a real store; then it is back, and each of them happens when it happened."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BATCHES, EACH, PAUSE = 720, 1000, 5.0
+BATCHES, EACH, PAUSE = 1440, 500, 2.5
 
 
 class Outage(Play):
@@ -47,7 +47,7 @@ class Outage(Play):
 
 
 def batch(number: int, moment: float) -> bytes:
-    """Events of the last five seconds about one person, by a clock that is a day wrong."""
+    """Events of the last two and a half seconds about one person, by a clock that is a day wrong."""
     wrong = moment + 86_400
     events = [
         {
@@ -79,7 +79,7 @@ async def test_an_hour_at_200_events_a_second(tmp_path: Path) -> None:
         for number in range(BATCHES):
             moment = sent[str(number)] = play.clock.wall()
             body = batch(number, moment)
-            if number % 60 == 0:  # no connection lives for an hour
+            if number % 120 == 0:  # no connection lives for an hour
                 client = await play.client()
             head = b"POST /batch/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)
             client.say(head + body)
