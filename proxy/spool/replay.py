@@ -319,12 +319,13 @@ class Feeder:
         if oldest.attempts < SUSPICIOUS or not others:
             await self._alone(oldest)
         else:
-            like = next((other for other in others if other.route == oldest.route), None)
-            await self._alone(like or others[0])
+            like = [other for other in others if other.route == oldest.route]
+            elses = [other for other in like if other.client != oldest.client]  # whose order is another one
+            await self._alone((elses or like or others)[0])
             try:
                 await self._alone(oldest)
             except Ill as ill:
-                if like is None and oldest.attempts < SUSPICIOUS_ALONE:
+                if not like and oldest.attempts < SUSPICIOUS_ALONE:
                     raise
                 reason = f"failed {oldest.attempts + 1} times while others were taken: {ill}"
                 await self._keeper.set_aside(oldest.id, 0, reason)

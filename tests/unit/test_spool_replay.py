@@ -406,13 +406,15 @@ async def fail_beside_another(play: Play, feeder: Feeder, suspect: bytes, other:
 async def test_one_that_fails_again_and_again_does_not_hold_up_the_others() -> None:
     kept = Kept(attempts={1: SUSPICIOUS})
     put(kept, b"poison")
-    put(kept, b"else", route="/s")
-    put(kept, b"good")
+    put(kept, b"else", route="/s", client=b"other")
+    put(kept, b"next")
+    put(kept, b"good", client=b"other")
     async with delivering(kept) as (play, delivery):
         await fail_beside_another(play, delivery.replay._feeders["default"], b"poison", b"good")
         upstream = await play.upstream()
-        await asked(upstream, b"else")
-        upstream.say(OK)
+        for body in (b"else", b"next"):
+            await asked(upstream, body)
+            upstream.say(OK)
         await play.until(lambda: not kept.stored())
         [(status, reason)] = kept.dead
         assert (status, reason.partition(":")[0]) == (0, "failed 7 times while others were taken")
