@@ -48,7 +48,8 @@ e2e: $(SUITE) ## Tests with the SDKs and a browser
 	$(BIN)/pytest -q tests/e2e $(ARGS)
 
 coverage: $(SUITE) ## The whole suite, then each module of layers 0 to 3 by its own unit test
-	$(BIN)/pytest -q --cov --cov-context=test --cov-report= $(ARGS)
+	$(BIN)/pytest -q tests/e2e tests/integration tests/property $(ARGS)
+	$(BIN)/pytest -q --cov --cov-context=test --cov-report= tests/unit tests/test_layers.py $(ARGS)
 	$(BIN)/python -m tests.support.own_coverage
 
 crashes: $(SUITE) ## 200 kills of worker, parent and stand-in while clients send: no event is lost (ROUNDS=N)
