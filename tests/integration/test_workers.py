@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EVENT = b"POST /e/ HTTP/1.1\r\nHost: posthog.example.test\r\nContent-Length: 2\r\n\r\nhi"
 CLOSING = EVENT.replace(b"Host", b"Connection: close\r\nHost", 1)
 
-RELOADS = int(os.environ.get("WORKERS_RELOADS", "8"))
+RELOADS = int(os.environ.get("WORKERS_RELOADS", "20"))
 """Reloads under load; more in a soak."""
 
 PROMPT = 20.0

@@ -26,7 +26,7 @@ dumps = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(values, dumps, st.text(), st.text())
 def test_a_value_ends_where_it_ends(value: Any, dump: Any, before: str, after: str) -> None:
     inner, start = dump(value).encode(), len(before.encode())
@@ -34,7 +34,7 @@ def test_a_value_ends_where_it_ends(value: Any, dump: Any, before: str, after: s
     assert finish(JsonText(text, 1).skip(start)) == start + len(inner)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.dictionaries(st.text(max_size=80), values, max_size=6), dumps)
 def test_members_are_those_that_are_read(value: Any, dump: Any) -> None:
     text = dump(value).encode()
@@ -43,7 +43,7 @@ def test_members_are_those_that_are_read(value: Any, dump: Any) -> None:
     assert repr({key: json.loads(text[slice(*span)]) for key, span in found.items()}) == repr(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.binary() | st.text('"\\]}{[,: \n1').map(str.encode))
 def test_anything_ends_or_is_malformed(text: bytes) -> None:
     try:

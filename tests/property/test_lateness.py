@@ -99,7 +99,7 @@ def stored(body: bytes, query: str, arrived: float) -> tuple[list[float], Any]:
     return moments, (payload.token, rest)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(bodies(), dumps, wrappings, queries, st.floats(0, 4e6))
 def test_a_late_event_happens_when_it_did(value: Any, dump: Any, wrap: Any, query: str, delay: float) -> None:
     body = wrap(dump(value).encode())
@@ -115,7 +115,7 @@ def test_a_late_event_happens_when_it_did(value: Any, dump: Any, wrap: Any, quer
     assert done.head.endswith(b"\r\nContent-Length: %d\r\n\r\n" % len(done.body))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(
     st.binary() | st.text().map(str.encode) | values.map(lambda value: json.dumps(value).encode()), wrappings
 )

@@ -1,8 +1,8 @@
 """How much of each module in layers 0 to 3 its own unit test file covers, read from one coverage run.
 
-`pytest --cov --cov-context=test` notes which test ran each line. A module counts as covered by itself by
-the lines that ran at import and under tests/unit/test_<folder>_<file>.py; what other tests happen to run
-does not help it. Exits with 1 where a module is below ``MINIMUM`` percent that way.
+`pytest --cov --cov-context=test tests/unit` notes which test ran each line. A module counts as covered by
+itself by the lines that ran at import and under tests/unit/test_<folder>_<file>.py; what other tests happen
+to run does not help it. Exits with 1 where a module is below ``MINIMUM`` percent that way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
     coverage.load()
     failed = False
     totals: dict[int, tuple[int, int]] = {}
-    print(f"{'module':<32} {'layer':>5} {'lines':>6} {'all tests':>10} {'its own':>9}")
+    print(f"{'module':<32} {'layer':>5} {'lines':>6} {'all units':>10} {'its own':>9}")
     for path in MODULES:
         layer = LAYERS[home(dotted(path))]
         if layer > HIGHEST_LAYER or path.stem.startswith("__"):
