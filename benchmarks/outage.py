@@ -86,12 +86,6 @@ class Posthog:
         return [int(line) for line in self.log.read_text().split() if line.isdigit()]
 
 
-def depth(running: Running) -> int:
-    assert running.spool is not None
-    files = Inventory(running.spool).figures()
-    return sum(figures.depth for file in files for figures in file.upstreams.values())
-
-
 def dead_letters(running: Running) -> list[str]:
     """Why each of them is one."""
     assert running.spool is not None
@@ -109,7 +103,7 @@ def watch(course: Course, running: Running, seconds: float) -> None:
 def drain(course: Course, running: Running) -> None:
     """Wait until nothing is kept any more. Raises ``StartError`` where that takes too long."""
     until = time.monotonic() + DRAINED_WITHIN
-    while left := depth(running):
+    while left := running.waiting:
         if left < course.most and "noticed" not in course.moments:
             course.note("noticed")
         course.most = max(course.most, left)
@@ -145,7 +139,7 @@ def run_course(
         course.note("outage")
         posthog.stop()
         watch(course, running, options.seconds)
-        course.kept = depth(running)
+        course.kept = running.waiting
         posthog.start()
         course.note("back")
         drain(course, running)

@@ -14,7 +14,6 @@ from benchmarks.loads.saturation import saturate
 from benchmarks.machine import busy_time, processor_time, resident, spent
 from benchmarks.process import StartError, run
 from benchmarks.results import Footprint, Sample, Steady, good
-from proxy.spool.inventory import Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,7 +115,7 @@ def accounting(running: Running, core: int) -> Iterator[Account]:
 def delivered(running: Running) -> bool:
     """Wait until a proxy with a spool has delivered everything; false: it takes too long."""
     deadline = time.monotonic() + DELIVERED_WITHIN
-    while running.spool is not None and any(file.upstreams for file in Inventory(running.spool).figures()):
+    while running.waiting:
         if time.monotonic() > deadline:
             return False
         time.sleep(SETTLE)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.process import LOOPBACK, ROOT, Child, on_free_port
 from benchmarks.templates import render
+from proxy.spool.inventory import Inventory
+from proxy.spool.record import total
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,6 +69,14 @@ class Running:
     @property
     def pid(self) -> int:
         return self.child.pid
+
+    @property
+    def waiting(self) -> int:
+        """Records in its spool that it has yet to deliver."""
+        if self.spool is None:
+            return 0
+        upstreams = total(file.upstreams for file in Inventory(self.spool).figures())
+        return sum(figures.depth for figures in upstreams.values())
 
 
 class Peer(Protocol):

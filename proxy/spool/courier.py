@@ -26,6 +26,7 @@ from proxy.errors import Failure, ProxyError, Resend, Violation, late_answer, st
 from proxy.message import FramingKind, first_value
 from proxy.net.lease import SICK
 from proxy.rules.caching import is_html
+from proxy.spool.record import ANY_HEAD
 from proxy.wire.heads import read_request, read_response
 from proxy.wire.strict import HeadLimits
 
@@ -45,9 +46,6 @@ CORRECTED_BYTES = 1024 * 1024
 
 Correct: TypeAlias = "Callable[[bytes, bytes | None, float], Awaitable[tuple[bytes, bytes | None]]]"
 """Head, body (``None``: it is too large) and seconds of delay to the head and body to send."""
-
-_ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
-"""The head was judged when it came, or when it was imported."""
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*+([0-9]++)[ \t]*+\r\n")
 
@@ -230,7 +228,7 @@ class Courier:
         self, stored: Stored, head: bytes, body: bytes | None, *, fresh: bool
     ) -> ResponseHead:
         try:
-            request = read_request(head, _ANY_HEAD)
+            request = read_request(head, ANY_HEAD)
         except Violation as violation:
             raise Unsendable(f"it cannot be made ready: {violation!r}") from violation
         connect_timeout = self._timeouts.connect

@@ -59,14 +59,17 @@ class Reader:
 
     def oldest(self, keys: Iterable[str], upstream: str, count: int, after: RecordId | None) -> list[Stored]:
         """Return the first records of an upstream behind ``after``, over all files, with the bodies of those
-        that fit into ``INLINE_BYTES`` of each. Raises ``SpoolFailed``."""
+        that fit into their file's share of ``INLINE_BYTES``. Raises ``SpoolFailed``."""
+        keys = list(keys)
         self.use(keys)
-        found = [self._of_file(key, upstream, count, after) for key in keys]
+        found = [self._of_file(key, upstream, count, after, INLINE_BYTES // len(keys)) for key in keys]
         return list(islice(merge(*found, key=lambda stored: stored.id), count))
 
-    def _of_file(self, key: str, upstream: str, count: int, after: RecordId | None) -> list[Stored]:
+    def _of_file(
+        self, key: str, upstream: str, count: int, after: RecordId | None, room: int
+    ) -> list[Stored]:
         which = _WAITING
-        given: list[Any] = [INLINE_BYTES, upstream]
+        given: list[Any] = [room, upstream]
         if after is not None:
             # Rows of the same arrival: those of a file that sorts before are behind us, and the other way.
             row = after.row if key == after.file else -1 if key > after.file else 1 << 62

@@ -22,9 +22,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from proxy.errors import ProxyError
+from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+
+
+ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
+"""For the head of a record: it was judged when it came, perhaps by higher limits than any of now."""
 
 
 class RecordId(NamedTuple):
@@ -39,6 +44,7 @@ class RecordId(NamedTuple):
         return f"{self.file}:{self.row}"
 
 
+# Those that each request makes are not frozen: that would make them dearer to make. Nobody changes them.
 @dataclass(slots=True)
 class SpoolRecord:
     """A request without its body, as it is to be sent later.

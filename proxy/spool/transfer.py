@@ -25,10 +25,9 @@ from proxy.errors import Violation
 from proxy.message import FramingKind
 from proxy.spool import files, schema
 from proxy.spool.inventory import Gone, SpoolUnusable
-from proxy.spool.record import SpoolRecord
+from proxy.spool.record import ANY_HEAD, SpoolRecord
 from proxy.spool.table import Table
 from proxy.wire.heads import read_request
-from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,9 +39,6 @@ BATCH = 8 * 1024 * 1024
 IMPORTED = "import"
 INLINE = 64 * 1024
 """Larger bodies are stored in pieces of this size."""
-
-_ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
-"""The proxy that took the request may have had higher limits than any that is configured here."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "arrived": (int, float),
@@ -159,7 +155,7 @@ def _add(table: Table, values: Any) -> int:
     if not head.endswith(b"\r\n\r\n"):
         raise ValueError("'head' does not end in an empty line")
     try:
-        framing = read_request(head, _ANY_HEAD).framing
+        framing = read_request(head, ANY_HEAD).framing
     except Violation as violation:
         raise ValueError(f"'head' is no request that could be sent ({violation.detail})") from None
     if framing.kind is FramingKind.CHUNKED or framing.length != len(body):

@@ -23,6 +23,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.process import children
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -161,7 +163,7 @@ class Machine:
 def _children(pid: int) -> list[int]:
     """The processes that it has started; none if it has ended."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(pid)
     except (FileNotFoundError, ProcessLookupError):
         return []
 

@@ -171,7 +171,7 @@ class Process:
 
     def children(self) -> set[int]:
         """The processes that it has started and that run now."""
-        return set(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
+        return set(children(self.pid))
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself (not to its children)."""
@@ -210,6 +210,11 @@ class Process:
         with self._changed:
             self._open_streams -= 1
             self._changed.notify_all()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that run now. Raises ``OSError`` when it has ended."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -86,6 +86,16 @@ def test_only_so_many_bodies_come_along(
     assert reader.body(found[2], 0) == b"ten bytes!"
 
 
+def test_all_files_share_the_room_for_bodies(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INLINE_BYTES", 25)
+    fill(tmp_path, "a", 1.0, 3.0, body=b"ten bytes!")
+    fill(tmp_path, "b", 2.0, 4.0, body=b"ten bytes!")
+    found = reader.oldest(["a", "b"], "default", 5, None)
+    assert [stored.inline for stored in found] == [b"ten bytes!", b"ten bytes!", None, None]
+
+
 def test_a_body_in_pieces(reader: Reader, tmp_path: Path) -> None:
     fill(tmp_path, "a")
     table = Table(schema.connect(tmp_path / "a.spool"))
