@@ -13,7 +13,7 @@ SUITE := .venv/.suite
 JS_DIST := tests/e2e/node_modules/posthog-js/dist
 ARGS ?=
 
-.PHONY: help run test check unit integration e2e coverage crashes outage bench format provision clean
+.PHONY: help run test check unit integration e2e coverage fuzz crashes outage bench format provision clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "%-14s %s\n", $$1, $$2 }'
@@ -51,6 +51,11 @@ coverage: $(SUITE) ## The whole suite, then each module of layers 0 to 3 by its 
 	$(BIN)/pytest -q tests/e2e tests/integration tests/property $(ARGS)
 	$(BIN)/pytest -q --cov --cov-context=test --cov-report= tests/unit tests/test_layers.py $(ARGS)
 	$(BIN)/python -m tests.support.own_coverage
+
+fuzz: $(SUITE) ## The properties with other examples in every round (ROUNDS=20)
+	for round in $$(seq $(or $(ROUNDS),20)); do \
+		EXAMPLES=others $(BIN)/pytest -q tests/property tests/integration/test_gate_oracles.py $(ARGS); \
+	done
 
 crashes: $(SUITE) ## 200 kills of worker, parent and stand-in while clients send: no event is lost (ROUNDS=N)
 	SPOOL_ROUNDS=$(or $(ROUNDS),200) $(BIN)/pytest -q -s tests/integration/test_spool_storm.py $(ARGS)

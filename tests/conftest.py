@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 import uvloop
+from hypothesis import settings
 
 from tests.support import parts
 from tests.support.tidiness import leaving_nothing_behind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+# The suite tries the same examples in every run, so that a red one is of the change that it tests.
+# `make fuzz` tries others.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("others", derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("EXAMPLES", "same"))
 
 _left_out: Counter[str] = Counter()
 _refused: Counter[str] = Counter()

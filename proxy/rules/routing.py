@@ -10,7 +10,8 @@ caps and access are those of the real path, and no name opens what its own path 
 
 Why comparing these readings is enough: the patterns hold no `%`, `;`, `\\` or empty segment, so whatever
 partial reading (decoded but not collapsed, collapsed but not decoded, ...) matches a pattern, the
-canonical one matches it too.
+canonical one matches it too. Only parameters can take with them what would have been a slash (`;%2f`,
+`;\\`), so they are also taken out first.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _ALIASED = SDK_CLASSES | {EndpointClass.PUBLIC}
 _UNCLEAN = re.compile(rb"[%;\\\x00]|//|/\.")
 _WILDCARD = re.compile(rb"<[^/<>]*>")
 _END = re.compile(rb"[?#]")
+_PARAMETERS = re.compile(rb";[^/]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +100,21 @@ def canonical(path: bytes) -> bytes | None:
 def _readings(path: bytes) -> Iterator[bytes | None]:
     """What servers make of ``path`` beside itself. ``None``: they would not agree where it leads.
 
-    Decoded once; decoded twice, parameters taken out between or only then; and in each of these ended by a
-    `?` or `#` that was encoded before.
+    Decoded once; decoded twice, parameters taken out between or only then; and each of these, and what came,
+    with parameters taken out before anything else, or ended by a `?` or `#` that was encoded before.
     """
     once = canonical(path)
     if once == path:
         return
     yield once
     decoded = unquote_to_bytes(path)
-    texts = [decoded]
+    texts = [path, decoded]
     if once is not None and b"%" in decoded:
         yield canonical(once)
         yield canonical(decoded)
         texts.append(unquote_to_bytes(decoded))
     for text in texts:
+        yield canonical(_PARAMETERS.sub(b"", text))
         end = _END.search(text)
         if end is not None:
             yield canonical(text[: end.start()])

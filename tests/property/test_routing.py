@@ -63,12 +63,22 @@ def known_class(path: bytes) -> EndpointClass:
 
 
 def readings(path: bytes) -> set[bytes]:
-    """How servers read a path: each of four habits on or off, in the order in which servers have them."""
+    """How servers read a path: each of four habits on or off, parameters taken out at any moment."""
+
+    def without_parameters(reading: bytes) -> bytes:
+        return re.sub(rb";[^/]*", b"", reading)
+
+    habits = (
+        without_parameters,
+        unquote_to_bytes,
+        without_parameters,
+        lambda reading: reading.replace(b"\\", b"/"),
+        without_parameters,
+        lambda reading: re.sub(rb"/+", b"/", reading),
+    )
     found = {path}
-    found |= {unquote_to_bytes(reading) for reading in found}
-    found |= {reading.replace(b"\\", b"/") for reading in found}
-    found |= {re.sub(rb";[^/]*", b"", reading) for reading in found}
-    found |= {re.sub(rb"/+", b"/", reading) for reading in found}
+    for habit in habits:
+        found |= {habit(reading) for reading in found}
     return found
 
 
@@ -103,6 +113,9 @@ def test_never_raises(target: bytes) -> None:
 @example(b"/public/..;x/api/users")
 @example(b"/e%2f..%2fmetrics")
 @example(b"/metrics;x")
+@example(b"/metrics;%2fx")
+@example(b"/metrics;\\x")
+@example(b"/metrics%3b%5cx")
 @example(b"//metrics")
 @example(b"/.\\metrics")
 def test_no_reading_of_a_routed_path_has_another_class(target: bytes) -> None:
