@@ -115,6 +115,7 @@ def _readings(path: bytes) -> Iterator[bytes | None]:
         texts.append(unquote_to_bytes(decoded))
     for text in texts:
         yield canonical(_PARAMETERS.sub(b"", text))
+        yield canonical(_PARAMETERS.sub(b"", text.replace(b"\\", b"/")))
         end = _END.search(text)
         if end is not None:
             yield canonical(text[: end.start()])

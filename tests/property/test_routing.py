@@ -116,6 +116,7 @@ def test_never_raises(target: bytes) -> None:
 @example(b"/metrics;%2fx")
 @example(b"/metrics;\\x")
 @example(b"/metrics%3b%5cx")
+@example(b"/;%2fx\\metrics")
 @example(b"//metrics")
 @example(b"/.\\metrics")
 def test_no_reading_of_a_routed_path_has_another_class(target: bytes) -> None:
