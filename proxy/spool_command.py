@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.clock import Clock
 from proxy.config.notation import printable, size_text
 from proxy.spool.inventory import Inventory, SpoolUnusable
-from proxy.spool.record import total
+from proxy.spool.record import total, upstream_of
 from proxy.spool.transfer import export_to, import_from, line_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=run, dead=group is not commands)
         return made
 
-    stat = command(_stat, "stat", "how much waits for each upstream, and since when")
+    stat = command(_stat, "stat", "how much waits in each queue, and since when")
     stat.add_argument("--json", action="store_true", help="one JSON object")
     _add_choice(command(_list, "list", "the records that wait, oldest first"))
     show = command(_show, "show", "one record: its head, or its body")
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--now", action="store_true", required=True, help="do not wait for the next probe")
     export = command(_export, "export", "write records as lines of JSON; they stay in the spool")
     export.add_argument("file", metavar="FILE", nargs="?", help="default: standard output")
-    export.add_argument("--upstream", metavar="NAME", help="only of this upstream")
+    export.add_argument("--upstream", metavar="NAME", help="only for this upstream, or in this queue")
     export.add_argument("--dead-letters", dest="dead", action="store_true", help="dead letters instead")
     bring = command(_import, "import", "read such lines; a running proxy takes them over in seconds")
     bring.add_argument("file", metavar="FILE", nargs="?", help="default: standard input")
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--upstream", metavar="NAME", help="only of this upstream")
+    parser.add_argument("--upstream", metavar="NAME", help="only for this upstream, or in this queue")
     parser.add_argument("--limit", metavar="N", type=int, default=100, help="at most N (default 100)")
     parser.add_argument("--json", action="store_true", help="a JSON object a line, without bodies")
 
@@ -116,7 +116,7 @@ def _stat(options: argparse.Namespace, inventory: Inventory, clock: Clock) -> in
     if options.json:
         print(json.dumps(_as_json(figures, upstreams, inventory.damaged())))
         return 0
-    rows = [("upstream", "records", "bytes", "oldest")]
+    rows = [("queue", "records", "bytes", "oldest")]
     for name, found in sorted(upstreams.items()):
         age = _age(clock.wall() - (found.oldest or 0.0))
         rows.append((name, f"{found.depth:,}", _size(found.bytes), age))
@@ -148,12 +148,13 @@ def _as_json(
 
 def _chosen(options: argparse.Namespace, inventory: Inventory) -> Iterable[Held]:
     for held in inventory.records(dead=options.dead):
-        if options.upstream is None or held.stored.upstream == options.upstream:
+        queue = held.stored.upstream
+        if options.upstream in (None, queue, upstream_of(queue)):
             yield held
 
 
 def _list(options: argparse.Namespace, inventory: Inventory, clock: Clock) -> int:
-    rows = [("id", "arrived", "upstream", "route", "bytes", "attempts", *(("refused",) * options.dead))]
+    rows = [("id", "arrived", "queue", "route", "bytes", "attempts", *(("refused",) * options.dead))]
     for number, held in enumerate(_chosen(options, inventory)):
         if number >= options.limit:
             print(f"only the first {options.limit}; see --limit", file=sys.stderr)
@@ -192,7 +193,7 @@ def _show(options: argparse.Namespace, inventory: Inventory, clock: Clock) -> in
     lines = [
         ("id", str(stored.id)),
         ("arrived", _time(stored.arrived)),
-        ("upstream", stored.upstream),
+        ("queue", stored.upstream),
         ("route", stored.route),
         ("client", stored.client.decode("latin-1")),
         ("body", f"{stored.length} bytes"),

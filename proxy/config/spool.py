@@ -49,7 +49,8 @@ class SpoolConfig:
         86_400.0,
         unit="s",
         minimum=1.0,
-        doc="When an upstream's oldest record is older, nothing more is taken for it (503).",
+        doc="When the oldest record for an upstream (of its events, or of its recordings) is older, nothing "
+        "more is taken there (503).",
         why="An upstream that took nothing for a day needs a person.",
     )
     keep_free: int = key(

@@ -17,7 +17,7 @@ from proxy.rules.routing import outgoing_target
 from proxy.serve.fastcache import head_fields
 from proxy.serve.fastrecord import FastRecord, Stage
 from proxy.serve.spooling import KEPT_METHODS, delivery_order
-from proxy.spool.record import Receipt, SpoolRecord
+from proxy.spool.record import Receipt, SpoolRecord, queue_name
 from proxy.wire.heads import render_response
 
 if TYPE_CHECKING:
@@ -82,19 +82,20 @@ class FastSpool(FastRecord):
         body = data[self._size :]
         record = SpoolRecord(
             arrived=self._runtime.clock.wall(),
-            upstream=self._route.upstream,
+            upstream=queue_name(self._route.upstream, self._route.cls),
             route=self._route.name,
             client=delivery_order(self._shape.client.ip, body),
             head=b"".join(self._head_parts()),
             length=len(body),
         )
-        spooling.keeper.append(record, body, partial(self._kept, spooling, self._kept_before))
+        told = partial(self._kept, spooling, record.upstream, self._kept_before)
+        spooling.keeper.append(record, body, told)
         return True
 
-    def _kept(self, spooling: Spooling, number: int, outcome: Outcome) -> None:
+    def _kept(self, spooling: Spooling, queue: str, number: int, outcome: Outcome) -> None:
         """The store has told what has become of it."""
         if isinstance(outcome, Receipt):
-            spooling.kept("first")
+            spooling.kept("first", queue)
         if self.stage is not Stage.KEEPING or number != self._kept_before:
             return  # the client has left, or the proxy stops
         if isinstance(outcome, Receipt):

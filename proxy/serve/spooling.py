@@ -24,7 +24,7 @@ from proxy.errors import Failure, Source
 from proxy.message import SpoolMode, first_value
 from proxy.rules.answers import answer_kept
 from proxy.serve.record import shown
-from proxy.spool.record import Receipt, SpoolFailed, SpoolFull, SpoolRecord, order_key
+from proxy.spool.record import Receipt, SpoolFailed, SpoolFull, SpoolRecord, order_key, queue_name
 from proxy.wire.heads import render_request
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ _CURES = {
 
 
 class Spooling:
-    """The spool as the serving paths know it. ``wake`` is told of every record that was kept."""
+    """The spool as the serving paths know it. ``wake`` is told of every record that was kept, by its
+    queue."""
 
-    def __init__(self, runtime: Runtime, keeper: Keeper, wake: Callable[[], None]) -> None:
+    def __init__(self, runtime: Runtime, keeper: Keeper, wake: Callable[[str], None]) -> None:
         self.keeper = keeper
         self._runtime = runtime
         self._wake = wake
@@ -92,7 +93,7 @@ class Spooling:
                 await self._append(record, held, mode)
             else:
                 await self._write(record, method, forward, held, body)
-                self.kept(mode)
+                self.kept(mode, record.upstream)
         except (SpoolFull, SpoolFailed) as error:
             raise self.refusal(error) from why
         connection = exchange.connection
@@ -108,7 +109,7 @@ class Spooling:
 
         def told(outcome: Outcome) -> None:
             if isinstance(outcome, Receipt):
-                self.kept(mode)
+                self.kept(mode, record.upstream)
             if done.done():  # the exchange was stopped meanwhile
                 return
             if isinstance(outcome, Receipt):
@@ -135,10 +136,10 @@ class Spooling:
         finally:
             entry.abandon()
 
-    def kept(self, mode: str) -> None:
+    def kept(self, mode: str, queue: str) -> None:
         """A record is durable."""
         self._runtime.counters.spooled.add(mode)
-        self._wake()
+        self._wake(queue)
 
     def refusal(self, error: SpoolFull | SpoolFailed) -> Failure:
         """Return what the client is told whose request could not be kept, and tell the operator."""
@@ -161,7 +162,7 @@ def spool_record(
     length = len(body) if whole else None if declared is None else int(declared)
     return SpoolRecord(
         arrived=runtime.clock.wall(),
-        upstream=forward.route.upstream,
+        upstream=queue_name(forward.route.upstream, forward.route.cls),
         route=forward.route.name,
         client=delivery_order(shown(runtime, forward.client.ip), body),
         head=kept_head(method, forward, length),

@@ -22,11 +22,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from proxy.errors import ProxyError
+from proxy.message import EndpointClass
 from proxy.wire.strict import HeadLimits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+
+_RECORDINGS = "replay"
 
 ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
 """For the head of a record: it was judged when it came, perhaps by higher limits than any of now."""
@@ -49,11 +52,11 @@ class RecordId(NamedTuple):
 class SpoolRecord:
     """A request without its body, as it is to be sent later.
 
-    ``arrived``: wall seconds. ``upstream``, ``route``: the names. ``client`` is equal for requests that
-    should be delivered in the order of their arrival (``order_key``). ``head``: the request head exactly as
-    it would have gone upstream, the framing replaced by Content-Length, to CRLFCRLF. ``length``: bytes of
-    the body; ``None`` until its end is known (the length line then is still missing in ``head``: whoever
-    commits the entry gives the final head).
+    ``arrived``: wall seconds. ``upstream``: the name of the queue (``queue_name``); ``route``: the name.
+    ``client`` is equal for requests that should be delivered in the order of their arrival (``order_key``).
+    ``head``: the request head exactly as it would have gone upstream, the framing replaced by Content-Length,
+    to CRLFCRLF. ``length``: bytes of the body; ``None`` until its end is known (the length line then is still
+    missing in ``head``: whoever commits the entry gives the final head).
     """
 
     arrived: float
@@ -110,6 +113,25 @@ class SpoolFailed(ProxyError):
         self.detail = detail
 
 
+def queue_name(upstream: str, endpoint: EndpointClass) -> str:
+    """Return the name of the queue for what goes to an upstream: ``default``, or ``default/replay``.
+
+    PostHog takes recordings by another service than events, with another store behind it: when one of them is
+    sick, what is kept for the other is not to wait for it.
+    """
+    return f"{upstream}/{_RECORDINGS}" if endpoint is EndpointClass.REPLAY else upstream
+
+
+def queues_of(upstream: str) -> tuple[str, ...]:
+    """Return the names of all queues for an upstream."""
+    return upstream, f"{upstream}/{_RECORDINGS}"
+
+
+def upstream_of(queue: str) -> str:
+    """Return the name of the upstream that a queue is for."""
+    return queue.partition("/")[0]
+
+
 def order_key(client: str, person: bytes | None) -> bytes:
     """Return what is equal for requests that should arrive in order: ``SpoolRecord.client``. ``client``: its
     canonical address; ``person``: a distinct id, if one is known."""
@@ -127,7 +149,7 @@ Done: TypeAlias = Callable[[Outcome], None]
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFigures:
-    """What waits for one upstream. ``oldest``: the arrival (wall seconds) of the oldest record."""
+    """What waits in one queue. ``oldest``: the arrival (wall seconds) of the oldest record."""
 
     depth: int = 0
     bytes: int = 0
@@ -141,7 +163,7 @@ class UpstreamFigures:
 
 
 def total(files: Iterable[Mapping[str, UpstreamFigures]]) -> dict[str, UpstreamFigures]:
-    """Return what waits for each upstream in all of these files together."""
+    """Return what waits in each queue in all of these files together."""
     found: dict[str, UpstreamFigures] = {}
     for upstreams in files:
         for name, figures in upstreams.items():
@@ -151,8 +173,8 @@ def total(files: Iterable[Mapping[str, UpstreamFigures]]) -> dict[str, UpstreamF
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The state of a store. ``upstreams`` names those with records; ``refused`` counts by reason what was
-    not taken (SpoolFull); ``failed`` what the disk failed to take; ``waiting_bytes`` is what is held in
+    """The state of a store. ``upstreams`` names the queues with records; ``refused`` counts by reason what
+    was not taken (SpoolFull); ``failed`` what the disk failed to take; ``waiting_bytes`` is what is held in
     memory for the disk; ``dropped_dead_letters`` made room for newer ones."""
 
     upstreams: Mapping[str, UpstreamFigures] = field(default_factory=dict)
@@ -166,12 +188,12 @@ class Figures:
 
     @property
     def depth(self) -> int:
-        """Records of all upstreams."""
+        """Records of all queues."""
         return sum(upstream.depth for upstream in self.upstreams.values())
 
     @property
     def bytes(self) -> int:
-        """Room taken by the records of all upstreams."""
+        """Room taken by the records of all queues."""
         return sum(upstream.bytes for upstream in self.upstreams.values())
 
 
@@ -214,7 +236,7 @@ class Keeper(Protocol):
         """Begin a record whose body comes in pieces. Raises ``SpoolFull`` or ``SpoolFailed``."""
 
     async def oldest(self, upstream: str, count: int, after: RecordId | None = None) -> list[Stored]:
-        """Return up to ``count`` records of an upstream in the order of delivery, from behind ``after``."""
+        """Return up to ``count`` records of a queue in the order of delivery, from behind ``after``."""
 
     def body(self, stored: Stored) -> AsyncIterator[bytes]:
         """Yield the body in pieces of bounded size. Raises ``SpoolFailed`` where it cannot be read."""

@@ -8,6 +8,9 @@
                   ▼
             pause (doubling, or as long as it said, or until a live request has reached it) ─▶ a probe ─▶ …
 
+There is a queue for each upstream, and one for the recordings that it is to get (``queue_name``), each with a
+delivery of its own.
+
 Requests of one client go one after the other (but see ``BUSY``), those of different clients side by side: at
 first one, then twice as many after each window that went well, up to ``MOST_IN_FLIGHT``. When deliveries
 become slower, or live requests wait for a connection, half as many: what was kept has time. A record goes
@@ -31,7 +34,7 @@ from proxy.errors import Failure
 from proxy.net.breaker import BreakerState
 from proxy.spool.courier import Courier, PlainAnswers, Unsendable
 from proxy.spool.pace import Pace
-from proxy.spool.record import SpoolFailed, SpoolFull, names_person
+from proxy.spool.record import SpoolFailed, SpoolFull, names_person, queues_of, upstream_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -51,7 +54,7 @@ MOST_FORGETTING = 4
 """Windows of which the disk has yet to forget what was delivered."""
 
 MOST_IN_FLIGHT = 64
-"""Requests that are being delivered at a time, to one upstream by one process: 3,000 a second where each
+"""Requests that are being delivered at a time from one queue by one process: 3,000 a second where each
 takes 20 ms."""
 
 MOST_LARGE = 8
@@ -95,8 +98,8 @@ _MOST_OF_A_REASON = 200
 
 @dataclass(slots=True)
 class Told:
-    """What became of a delivery, for counters: ``outcome`` is delivered, refused, postponed or bug, with the
-    ``error``."""
+    """What became of a delivery to an upstream, for counters: ``outcome`` is delivered, refused, postponed or
+    bug, with the ``error``."""
 
     upstream: str
     outcome: str
@@ -115,7 +118,7 @@ class Ill(Exception):
 
 
 class Replay:
-    """Delivers from one keeper to all upstreams of one process.
+    """Delivers all queues of one keeper.
 
     :param default: the upstream that takes what was kept for one that is no longer configured.
     :param correct: puts right the times in a request that is late.
@@ -137,7 +140,7 @@ class Replay:
         self._pools = pools
         self._default = default
         self._shared = (deadlines, timeouts, correct, tell)
-        self._feeders = {name: self._feeder(name) for name in pools}
+        self._feeders = {name: self._feeder(name) for upstream in pools for name in queues_of(upstream)}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -150,19 +153,19 @@ class Replay:
             if name not in self._tasks:
                 self._tasks[name] = asyncio.get_running_loop().create_task(feeder.run())
 
-    def wake(self) -> None:
-        """Something was kept, or adopted."""
-        for feeder in self._feeders.values():
+    def wake(self, queue: str | None = None) -> None:
+        """Something was kept in a queue of a configured upstream, or adopted (``None``)."""
+        for feeder in self._feeders.values() if queue is None else (self._feeders[queue],):
             feeder.wake()
 
     def look(self) -> None:
-        """Look for records of upstreams that are no longer configured, every now and then."""
+        """Look for records for upstreams that are no longer configured, every now and then."""
         for name in self._keeper.figures().upstreams.keys() - self._feeders.keys():
             self._feeders[name] = self._feeder(name)
         self.start()
 
     def _feeder(self, name: str) -> Feeder:
-        pool = self._pools.get(name) or self._pools[self._default]
+        pool = self._pools.get(upstream_of(name)) or self._pools[self._default]
         return Feeder(name, self._keeper, pool, *self._shared)
 
     def now(self) -> None:
@@ -179,7 +182,7 @@ class Replay:
 
 
 class Feeder:
-    """The delivery to one upstream."""
+    """The delivery of one queue."""
 
     def __init__(
         self,
@@ -192,6 +195,7 @@ class Feeder:
         tell: Callable[[Told], None],
     ) -> None:
         self.name = name
+        self._upstream = upstream_of(name)
         self.in_flight = 1
         self.pause = 0.0
         self._keeper = keeper
@@ -235,7 +239,7 @@ class Feeder:
                 self._woken = True
                 await self._pause(None)
             except Exception as error:  # noqa: BLE001 - a bug of ours must not end the delivery for ever
-                self._tell(Told(self.name, "bug", error=error))
+                self._tell(Told(self._upstream, "bug", error=error))
                 self._woken = True
                 await self._pause(LONGEST_PAUSE)
 
@@ -329,7 +333,7 @@ class Feeder:
                     raise
                 reason = f"failed {oldest.attempts + 1} times while others were taken: {ill}"
                 await self._keeper.set_aside(oldest.id, 0, reason)
-                self._tell(Told(self.name, "refused", str(ill)))
+                self._tell(Told(self._upstream, "refused", str(ill)))
         self.pause = 0.0
         return True
 
@@ -388,7 +392,7 @@ class Feeder:
             answer = await courier.ask(stored)
         except Unsendable as unsendable:
             await self._keeper.set_aside(stored.id, 0, str(unsendable)[:_MOST_OF_A_REASON])
-            self._tell(Told(self.name, "refused", "unsendable"))
+            self._tell(Told(self._upstream, "refused", "unsendable"))
             return False
         except Failure as failure:
             await self._put_off(stored, failure)
@@ -396,20 +400,20 @@ class Feeder:
             raise Ill(detail, failure.retry_after, firm=not _was_not_asked(failure)) from failure
         self._slowest = max(self._slowest, self._deadlines.clock.monotonic() - started)
         if 200 <= answer.status < 300 and not answer.page:
-            self._tell(Told(self.name, "delivered"))
+            self._tell(Told(self._upstream, "delivered"))
             return True
         if answer.status in _REFUSED:
             await self._keeper.set_aside(stored.id, answer.status, f"the upstream answered {answer.status}")
-            self._tell(Told(self.name, "refused", str(answer.status)))
+            self._tell(Told(self._upstream, "refused", str(answer.status)))
             return False
         await self._keeper.postponed(stored.id)
-        self._tell(Told(self.name, "postponed", str(answer.status)))
+        self._tell(Told(self._upstream, "postponed", str(answer.status)))
         page = " with a page, which no event endpoint has" if answer.page else ""
         raise Ill(f"the upstream answered {answer.status}{page}", answer.wait, firm=True)
 
     async def _put_off(self, stored: Stored, failure: Failure) -> None:
         """A failure that the request itself may be the cause of counts against it."""
-        self._tell(Told(self.name, "postponed", failure.kind))
+        self._tell(Told(self._upstream, "postponed", failure.kind))
         if _was_not_asked(failure):
             return
         if stored.attempts + 1 >= MOST_ATTEMPTS:

@@ -32,6 +32,17 @@ async def test_events_are_kept_one_after_the_other_without_leaving_the_fast_path
         assert (stage.fast, stage.missed) == (3, set())
         assert stage.proxy.counters.spooled == {("first",): 3}
     assert [body for _, body in kept.records] == [b"hello"] * 3
+    assert {record.upstream for record, _ in kept.records} == {"default"}
+
+
+async def test_recordings_have_a_queue_of_their_own() -> None:
+    kept = Kept()
+    async with play(kept) as stage:
+        client = await stage.client()
+        client.say(EVENT.replace(b"/e/", b"/s/"))
+        assert (await client.hear_answer())[0] == 200
+        assert stage.fast == 1
+    assert [record.upstream for record, _ in kept.records] == ["default/replay"]
 
 
 async def test_a_connection_that_is_to_end() -> None:

@@ -69,7 +69,7 @@ class TestFirst:
             assert stage.unasked
         [(record, body)] = kept.records
         assert (record.length, body) == (200_000, b"x" * 200_000)
-        assert record.client == b"127.0.0.1"
+        assert (record.client, record.upstream) == (b"127.0.0.1", "default/replay")
 
     async def test_a_client_that_leaves_inside_its_body_leaves_nothing(self) -> None:
         kept = Kept()

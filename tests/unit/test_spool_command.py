@@ -55,7 +55,7 @@ async def fill(spool: Terminal) -> list[str]:
 
 def test_an_empty_spool(spool: Terminal) -> None:
     assert spool("stat") == ["nothing waits"]
-    assert spool("list") == ["id  arrived  upstream  route  bytes  attempts"]
+    assert spool("list") == ["id  arrived  queue  route  bytes  attempts"]
     assert spool("export") == []
 
 
@@ -64,7 +64,7 @@ async def test_stat(spool: Terminal) -> None:
     (spool._directory / "7-a.spool.damaged-1").touch()
     upstreams = [line.split() for line in spool("stat")[:3]]
     assert upstreams == [
-        ["upstream", "records", "bytes", "oldest"],
+        ["queue", "records", "bytes", "oldest"],
         ["default", "2", "4.3KiB", "1h", "2m"],
         ["replay", "1", "192B", "0m", "5s"],
     ]
@@ -99,6 +99,14 @@ async def test_list(spool: Terminal) -> None:
     shown = json.loads(spool("list", "--json")[0])
     assert (shown["id"], shown["client"]) == (ids[0], "192.0.2.1 phc_x")
     assert "body" not in shown
+
+
+async def test_an_upstream_has_two_queues(spool: Terminal) -> None:
+    async with opened(spool._directory) as store:
+        await kept(store, upstream="default")
+        await kept(store, upstream="default/replay")
+    for chosen, count in (("default", 2), ("default/replay", 1), ("replay", 0)):
+        assert len(spool("list", "--upstream", chosen)[1:]) == count
 
 
 async def test_show(spool: Terminal) -> None:

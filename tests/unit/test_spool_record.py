@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from proxy.spool.record import Figures, RecordId, SpoolFailed, SpoolFull, UpstreamFigures, total
+import pytest
+
+from proxy.message import EndpointClass
+from proxy.spool.record import (
+    Figures,
+    RecordId,
+    SpoolFailed,
+    SpoolFull,
+    UpstreamFigures,
+    queue_name,
+    queues_of,
+    total,
+    upstream_of,
+)
 
 
 def test_ids_sort_by_arrival_then_file_then_row() -> None:
@@ -14,6 +27,15 @@ def test_ids_sort_by_arrival_then_file_then_row() -> None:
 def test_exceptions_say_why() -> None:
     assert (SpoolFull("age").reason, str(SpoolFull("age"))) == ("age", "spool full: age")
     assert str(SpoolFailed("disk I/O error")) == "spool failed: disk I/O error"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "queue"), [(EndpointClass.INGEST_V0, "default"), (EndpointClass.REPLAY, "default/replay")]
+)
+def test_each_upstream_has_two_queues(endpoint: EndpointClass, queue: str) -> None:
+    assert queue_name("default", endpoint) == queue
+    assert queue in queues_of("default")
+    assert upstream_of(queue) == "default"
 
 
 def test_figures_add_up() -> None:

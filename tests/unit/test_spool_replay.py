@@ -84,7 +84,7 @@ async def test_the_oldest_first_and_each_once() -> None:
         await play.until(lambda: not kept.stored())
         assert outcomes(play) == {"delivered": 3}
         put(kept)
-        play.proxy._runtime.spooling.kept("first")  # type: ignore[union-attr]
+        play.proxy._runtime.spooling.kept("first", "default")  # type: ignore[union-attr]
         await asked(upstream)
         upstream.say(OK)
         await play.until(lambda: not kept.stored())
@@ -449,6 +449,24 @@ async def test_what_other_routes_take_proves_little(attempts: int) -> None:
         else:
             await play.until(lambda: not kept.stored())
             assert len(kept.dead) == 1
+
+
+async def test_events_do_not_wait_for_recordings() -> None:
+    kept = Kept()
+    put(kept, b"recording", route="/s", upstream="default/replay")
+    async with delivering(kept) as (play, delivery):
+        upstream = await play.upstream()
+        await asked(upstream, b"recording")
+        upstream.say(OK.replace(b"200 OK", b"500 No"))
+        await play.until(lambda: delivery.replay._feeders["default/replay"]._pausing)
+        put(kept, b"event")
+        delivery.replay.wake("default")
+        await taken(upstream, b"event")
+        await play.until(lambda: [stored.route for stored in kept.stored()] == ["/s"])
+        assert play.proxy.counters.spool_replayed == {
+            ("default", "postponed"): 1,
+            ("default", "delivered"): 1,
+        }
 
 
 async def test_while_the_upstream_is_ill_nothing_is_suspected() -> None:
