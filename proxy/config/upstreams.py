@@ -145,8 +145,9 @@ class HealthConfig:
         60.0,
         unit="s",
         minimum=0.1,
-        doc="Longest time that it stays open.",
-        why="An upstream that is back is found within a minute.",
+        doc="Longest time that it stays open. (While connecting fails, that alone is tried every second, and "
+        "the upstream is asked again once it works.)",
+        why="An upstream that was sick is found to be well within a minute.",
     )
     interval: float = key(
         5.0,

@@ -3,7 +3,7 @@
 ::
 
     CLOSED ──too many failures──▶ OPEN ──its time is over, one request comes──▶ HALF_OPEN
-       ▲                           ▲                                               │
+       ▲                           ▲   or it can be connected to again (knock.py)    │
        │                           └──────the probe failed: twice the time─────────┤
        └──────────────────────────────────the probe succeeded──────────────────────┘
 
@@ -99,6 +99,11 @@ class Breaker:
         if self.state is BreakerState.CLOSED and self._config.breaker:
             self._window.add(now, events=count)
             self._in_a_row = 0
+
+    def is_back(self, now: float) -> None:
+        """The upstream listens again (knock.py): where it is not asked, the next request is the probe."""
+        if self.state is BreakerState.OPEN:
+            self._refuse_until = min(self._refuse_until, now)
 
     def abandon_probe(self) -> None:
         """The probe told nothing (its client left); the next request is the probe. Does nothing if it

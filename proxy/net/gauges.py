@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.net.breaker import BreakerState
@@ -10,8 +11,23 @@ from proxy.observe.metrics import PREFIX, Tally
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from proxy.net.pool import UpstreamState
     from proxy.observe.metrics import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamState:
+    """A picture of one pool, for status page and metrics. ``reason``: why it is down, or what the last
+    bad health probe met; counts are connections, ``waiting`` requests."""
+
+    name: str
+    url: str
+    up: bool
+    reason: str
+    breaker: BreakerState
+    idle: int
+    in_use: int
+    dialling: int
+    waiting: int
 
 
 def upstream_gauges(states: Iterable[UpstreamState]) -> Snapshot:

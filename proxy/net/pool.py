@@ -15,7 +15,7 @@ is a ``Lease``; whoever has one reports how the upstream did and releases it, on
                                  └────late, left, refused
 
 Nothing runs while nothing happens: the pool is one object for the sweep (clock.py) and has no timers, nor a
-task unless `health_path` is set.
+task unless `health_path` is set or the upstream cannot be connected to (knock.py).
 
 Memory: `pool.connections` connections (see ``Stream``), `pool.waiting` waiters.
 """
@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
@@ -34,8 +33,10 @@ from proxy.errors import Failure, Resend, Source
 from proxy.net.breaker import Admission, Breaker, BreakerState
 from proxy.net.chooser import NOTHING, Chooser
 from proxy.net.dialler import Dialler
+from proxy.net.gauges import UpstreamState
 from proxy.net.health import HealthChecker, HealthState
 from proxy.net.http1 import AnswerLimits, Http1Exchange
+from proxy.net.knock import Knocker
 from proxy.net.lease import Lease, Place
 from proxy.net.resolve import Lookup, SocketAddress, system_lookup
 from proxy.net.upstream import ExchangeFactory, UpstreamConnection
@@ -64,22 +65,6 @@ T = TypeVar("T")
 
 Dial: TypeAlias = "Callable[[float, int], Awaitable[T]]"
 """Connects once: by this moment, passing over so many addresses (methods of ``Dialler``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamState:
-    """A picture of one pool, for status page and metrics. ``reason``: why it is down, or what the last
-    bad health probe met; counts are connections, ``waiting`` requests."""
-
-    name: str
-    url: str
-    up: bool
-    reason: str
-    breaker: BreakerState
-    idle: int
-    in_use: int
-    dialling: int
-    waiting: int
 
 
 class UpstreamPool:
@@ -118,6 +103,9 @@ class UpstreamPool:
         self.health = HealthState(config.health)
         self._checker = HealthChecker(
             upstream, config.health, self.health, deadlines, self._rng, self._connect_for_probe
+        )
+        self._knocker = Knocker(
+            self.breaker, deadlines, self._rng, self._connect_for_probe, config.health.timeout
         )
         self._chooser: Chooser[UpstreamConnection, Place] = Chooser(
             connections=config.pool.connections,
@@ -329,6 +317,7 @@ class UpstreamPool:
         self._closed = True
         if self._checking is not None:
             self._checking.cancel()
+        self._knocker.stop()
         for place in self._chooser.empty_line():
             place.refused(_draining())
         self._chooser.close()
@@ -345,6 +334,7 @@ class UpstreamPool:
             await asyncio.wait({self._checking})
             if not self._checking.cancelled():
                 self._checking.result()
+        await self._knocker.wait_stopped()
         await self.dialler.close()
         while self._sockets or self._chooser.dialling:
             self._quiet.clear()
@@ -457,6 +447,7 @@ class UpstreamPool:
                 if self._closed or retries >= self._config.retries or pause >= due or not self.may_retry():
                     if failure.source is Source.UPSTREAM:
                         self.record(ok=False, probe=probe)
+                        self._knocker.begin()
                     raise
                 retries += 1
                 await self._deadlines.sleep(pause)

@@ -233,6 +233,11 @@ class BreakerMachine(RuleBasedStateMachine):
             self.breaker.record(outcome, self.now, probe=True)
             assert (self.breaker.state is BreakerState.CLOSED) is outcome
 
+    @rule()
+    def knock(self) -> None:
+        self.breaker.is_back(self.now)
+        assert self.breaker.state is not BreakerState.OPEN or self.breaker.retry_after(self.now) == 0
+
     @rule(seconds=st.floats(0, 90))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds

@@ -105,6 +105,15 @@ class Pooling:
         """From now on the upstream refuses."""
         self._server.close()
 
+    async def listen_again(self) -> None:
+        """From now on it takes connections again, at the same address."""
+        self._server = await asyncio.start_server(self._callers.accept, "127.0.0.1", self.port)
+
+    @property
+    def unasked(self) -> bool:
+        """True when no connection was made that nobody took."""
+        return self._callers.none_waits
+
     async def acquire(
         self, *, seconds: float = 30.0, fresh: bool = False, announced: Announcement | None = None
     ) -> Lease:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.admin.figures import figures
 from proxy.admin.history import INTERVAL, History
 from proxy.net.breaker import BreakerState
-from proxy.net.gauges import upstream_gauges
-from proxy.net.pool import UpstreamState
+from proxy.net.gauges import UpstreamState, upstream_gauges
 from proxy.observe.metrics import Counters, Snapshot, add_snapshot
 
 if TYPE_CHECKING:

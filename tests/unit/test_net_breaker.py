@@ -110,6 +110,21 @@ class TestOpen:
         assert len(set(times)) == 50
         assert all(5.0 * (1 - JITTER) <= time <= 5.0 * (1 + JITTER) for time in times)
 
+    def test_the_next_request_is_the_probe_once_it_is_back(self) -> None:
+        it = opened(10.0)
+        it.is_back(11.0)
+        assert it.retry_after(11.0) == 0.0
+        assert [it.admit(11.0) for _ in range(2)] == [PROBE, REFUSED]
+        it.is_back(12.0)  # the probe is on its way
+        assert it.admit(12.0) is REFUSED
+        it.record(False, 13.0, probe=True)
+        assert it.retry_after(13.0) == 10.0
+
+    def test_that_it_is_back_is_no_news_where_it_was_never_gone(self) -> None:
+        it = breaker()
+        it.is_back(1.0)
+        assert (it.state, it.admit(1.0)) == (BreakerState.CLOSED, ALLOWED)
+
 
 class TestHalfOpen:
     def test_exactly_one_probe(self) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.net.breaker import BreakerState
-from proxy.net.gauges import upstream_gauges
-from proxy.net.pool import UpstreamState
+from proxy.net.gauges import UpstreamState, upstream_gauges
 
 
 def state(

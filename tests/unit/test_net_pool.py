@@ -15,8 +15,9 @@ from proxy.clock import NEVER
 from proxy.config.schema import Config
 from proxy.errors import Failure, Resend, Source
 from proxy.net.breaker import BreakerState
+from proxy.net.gauges import UpstreamState
 from proxy.net.http1 import Http1Exchange
-from proxy.net.pool import UpstreamPool, UpstreamState
+from proxy.net.pool import UpstreamPool
 from proxy.net.resolve import SocketAddress
 from proxy.rules.announcing import Announcement
 from proxy.wire.proxyproto import LOCAL, encode_header

@@ -11,8 +11,7 @@ from rich.console import Console
 from proxy.admin.endpoints import Endpoints
 from proxy.config.schema import TcpAddress, UnixAddress
 from proxy.net.breaker import BreakerState
-from proxy.net.gauges import upstream_gauges
-from proxy.net.pool import UpstreamState
+from proxy.net.gauges import UpstreamState, upstream_gauges
 from proxy.top import AskError, ask, duration, span, sparkline, view
 from tests.support.facts import PlainFacts
 
