@@ -72,16 +72,21 @@ class Knocker:
                 self._task.result()
 
     async def _run(self) -> None:
-        clock = self._deadlines.clock
-        while True:
+        over = False
+        while not over:
             pause = INTERVAL * self._rng.uniform(1 - SPREAD, 1 + SPREAD)
-            await self._deadlines.sleep(clock.monotonic() + pause)
-            if self._breaker.state is not BreakerState.OPEN:
-                return
-            try:
-                connection = await self._connect(clock.monotonic() + self._timeout)
-            except Failure:
-                continue
-            connection.abort()
-            self._breaker.is_back(clock.monotonic())
-            return
+            await self._deadlines.sleep(self._deadlines.clock.monotonic() + pause)
+            over = await self._try()
+
+    async def _try(self) -> bool:
+        """Knock once; true: no further try is wanted."""
+        if self._breaker.state is not BreakerState.OPEN:
+            return True
+        clock = self._deadlines.clock
+        try:
+            connection = await self._connect(clock.monotonic() + self._timeout)
+        except Failure:
+            return False
+        connection.abort()
+        self._breaker.is_back(clock.monotonic())
+        return True
