@@ -58,7 +58,7 @@ fuzz: $(SUITE) ## The properties with other examples in every round (ROUNDS=20)
 	done
 
 crashes: $(SUITE) ## 200 kills of worker, parent and stand-in while clients send: no event is lost (ROUNDS=N)
-	SPOOL_ROUNDS=$(or $(ROUNDS),200) $(BIN)/pytest -q -s tests/integration/test_spool_storm.py $(ARGS)
+	SPOOL_ROUNDS=$(or $(ROUNDS),200) $(BIN)/pytest -q -s -o faulthandler_timeout=0 tests/integration/test_spool_storm.py $(ARGS)
 
 outage: $(ENVIRONMENT) ## Two minutes without PostHog at 2,000 requests/s: latency, delivery, losses (ARGS="--rate N --seconds N")
 	$(BIN)/python -m benchmarks.outage $(ARGS)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from proxy.net.certificates import ServerTls
     from proxy.net.doorway import Guest
     from proxy.net.listen import Listener
+    from proxy.net.stream import Stream
     from proxy.serve.runtime import Runtime
 
 _LIMIT_CURE = "raise limits.connections, and LimitNOFILE if it is lower"
@@ -230,10 +231,14 @@ class Keeper:
         )
 
     async def _connect(self, guest: Guest) -> None:
-        # What this returns is of no use: with TLS and uvloop it is not our protocol object.
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: self.protocol(guest), guest.socket)
+        stream = self.protocol(guest)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, guest.socket)
+        except BaseException:
+            stream.given_up()
+            raise
 
-    def protocol(self, guest: Guest) -> asyncio.Protocol:
+    def protocol(self, guest: Guest) -> Stream:
         """Return the protocol object for its socket, where there is a transport (for TLS in any case)."""
         runtime = self.acceptor.runtime
         if self.config.mode is ListenerMode.TCP:

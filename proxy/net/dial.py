@@ -174,10 +174,16 @@ async def _transport(
 ) -> S:
     loop = asyncio.get_running_loop()
     name = server_name if tls is not None else None
-    if sock.family == socket.AF_UNIX:
-        _, stream = await loop.create_unix_connection(factory, sock=sock, ssl=tls, server_hostname=name)
-    else:
-        _, stream = await loop.create_connection(factory, sock=sock, ssl=tls, server_hostname=name)
+    stream = factory()
+    try:
+        if sock.family == socket.AF_UNIX:
+            await loop.create_unix_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
+        else:
+            await loop.create_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
+    except BaseException:
+        if tls is None:  # what TLS has told of, it also tells the end of
+            stream.given_up()
+        raise
     return stream
 
 

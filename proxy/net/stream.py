@@ -90,12 +90,20 @@ class Stream(asyncio.Protocol):
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost:  # given up before
+            return
         self.lost = True
         self.at_eof = True
         self.error = exc
         self._wake_reader()
         self._wake_writer()
         self.on_lost()
+
+    def given_up(self) -> None:
+        """Whoever had the transport made was cancelled meanwhile. uvloop then closes it without a word, even
+        if it has said ``connection_made``; asyncio says that it is lost, in another turn."""
+        if hasattr(self, "transport"):
+            self.connection_lost(None)
 
     def pause_writing(self) -> None:
         self._writable = False

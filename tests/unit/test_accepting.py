@@ -13,6 +13,7 @@ from proxy.config.load import config_from
 from proxy.config.schema import TcpAddress
 from proxy.net.listen import bind
 from proxy.rules.announcing import Announcement
+from proxy.serve.connection import Connection
 from proxy.server import Proxy
 from proxy.wire.proxyproto import LOCAL, encode_header
 from tests.support.play import Actor, Play
@@ -179,6 +180,25 @@ async def test_a_drain_closes_the_door_and_turns_guests_away() -> None:
         await draining
         with pytest.raises(OSError):
             await play.client()
+
+
+async def test_a_guest_that_is_turned_away_in_the_moment_when_it_becomes_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = Connection.connection_made
+
+    def turned_away(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        guest = connection._guest
+        assert guest is not None
+        guest.abort()
+        made(connection, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", turned_away)
+    async with before() as play:
+        client = await play.client()
+        client.say(HEADER + GET)
+        assert await client.hear_end() == b""
+        await play.until(lambda: not play.proxy.connections)
 
 
 async def test_a_handover_lets_a_guest_become_a_connection() -> None:

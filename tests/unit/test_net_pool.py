@@ -27,6 +27,7 @@ from tests.support.turning import Time, turns, until
 
 if TYPE_CHECKING:
     from proxy.net.lease import Lease
+    from proxy.net.upstream import UpstreamConnection
 
 pytestmark = pytest.mark.both_loops
 
@@ -410,6 +411,21 @@ class TestConnecting:
             it.time.turn(1.0)
             assert not (await it.passing(_result(waiting))).reused
             assert acquiring.cancelled()
+
+    async def test_cancelled_in_the_moment_of_the_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with Pooling() as it:
+            opened = it.pool.opened
+
+            def cancel(connection: UpstreamConnection) -> None:
+                opened(connection)
+                acquiring.cancel()
+
+            monkeypatch.setattr(it.pool, "opened", cancel)
+            acquiring = asyncio.ensure_future(it.acquire())
+            await asyncio.wait({acquiring})
+            assert acquiring.cancelled()
+            await (await it.peer()).hear_end()
+            await until(lambda: not it.pool._sockets)
 
     async def test_a_failed_dial_lets_the_next_one_try(self) -> None:
         async with Pooling(bounds=ONE | {"retries": 0}) as it:
