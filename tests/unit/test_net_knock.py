@@ -31,6 +31,14 @@ async def knock(it: Pooling) -> None:
     await turns()
 
 
+async def come_back(it: Pooling) -> None:
+    """It listens again, and a knock has found out."""
+    await it.listen_again()
+    await knock(it)
+    assert await (await it.peer()).hear_end() == b""
+    await until(lambda: it.pool.breaker.retry_after(it.time.now) == 0)
+
+
 async def test_the_next_request_is_a_probe_as_soon_as_somebody_listens_again() -> None:
     async with Pooling(bounds=NO_RETRIES, health=LONG) as it:
         await refuse(it)
@@ -38,10 +46,7 @@ async def test_the_next_request_is_a_probe_as_soon_as_somebody_listens_again() -
             await knock(it)
             with pytest.raises(Failure, match="breaker_open"):
                 await it.acquire()
-        await it.listen_again()
-        await knock(it)
-        assert await (await it.peer()).hear_end() == b""  # somebody knocked
-        await until(lambda: it.pool.breaker.retry_after(it.time.now) == 0)
+        await come_back(it)
         lease = await it.acquire()
         assert it.pool.state.breaker is BreakerState.HALF_OPEN
         lease.report(200, None)
@@ -68,10 +73,7 @@ async def test_one_that_listens_but_is_sick_has_the_breakers_own_times() -> None
 async def test_a_probe_that_finds_it_sick_ends_the_knocking() -> None:
     async with Pooling(bounds=NO_RETRIES, health=LONG) as it:
         await refuse(it)
-        await it.listen_again()
-        await knock(it)
-        await it.peer()
-        await until(lambda: it.pool.breaker.retry_after(it.time.now) == 0)
+        await come_back(it)
         lease = await it.acquire()
         await it.peer()
         lease.report(503, None)
@@ -85,18 +87,12 @@ async def test_a_probe_that_finds_it_sick_ends_the_knocking() -> None:
 async def test_a_probe_that_cannot_connect_goes_on_with_it() -> None:
     async with Pooling(bounds=NO_RETRIES, health=LONG) as it:
         await refuse(it)
-        await it.listen_again()
-        await knock(it)
-        await it.peer()
-        await until(lambda: it.pool.breaker.retry_after(it.time.now) == 0)
+        await come_back(it)
         it.stop_listening()
         with pytest.raises(Failure, match="connection refused"):
             await it.acquire()
         assert "knocking" in repr(it.pool._knocker)
-        await it.listen_again()
-        await knock(it)
-        await it.peer()
-        await until(lambda: it.pool.breaker.retry_after(it.time.now) == 0)
+        await come_back(it)
 
 
 async def test_a_request_that_was_quicker_ends_it() -> None:
