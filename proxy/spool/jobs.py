@@ -220,6 +220,29 @@ class Change(Job):
             self._future.set_exception(error)
 
 
+class Remove(Change):
+    """Records that were delivered. The writer deletes those of many jobs at once."""
+
+    __slots__ = ("rows",)
+
+    def __init__(
+        self,
+        key: str,
+        rows: Sequence[int],
+        note: Callable[[], None],
+        future: asyncio.Future[None],
+        since: float,
+    ) -> None:
+        super().__init__(key, lambda table: table.remove(rows), note, future, since)
+        self.rows = rows
+
+
+def remove_all(table: Table, removes: Sequence[Remove]) -> None:
+    """Apply many as one statement."""
+    if removes:
+        table.remove([row for job in removes for row in job.rows])
+
+
 def add_all(table: Table, appends: Sequence[Append]) -> None:
     """Apply many appends as one statement."""
     if appends:

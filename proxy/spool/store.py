@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 from proxy.clock import NEVER
 from proxy.spool import files, schema
 from proxy.spool.entry import PiecewiseEntry
-from proxy.spool.jobs import Append, Change
+from proxy.spool.jobs import Append, Change, Remove
 from proxy.spool.reader import Reader
 from proxy.spool.recent import Recent
 from proxy.spool.record import Figures, SpoolFailed, SpoolFull, Tended
@@ -295,8 +295,10 @@ class Store:
         for record in ids:
             by_file.setdefault(record.file, []).append(record)
         for key, records in by_file.items():
-            rows = [record.row for record in records]
-            await self._change(key, partial(_remove, rows), partial(self._recent.gone, records))
+            rows, future = [record.row for record in records], self._loop.create_future()
+            note = partial(self._recent.gone, records)
+            self.ask(Remove(key, rows, note, future, self._clock.monotonic()))
+            await future
 
     async def set_aside(self, record: RecordId, status: int, reason: str) -> None:
         """Make a record a dead letter. Raises as ``delivered``."""
@@ -411,7 +413,3 @@ class Store:
         now = self._clock.monotonic()
         while self.due <= now:
             self._answer(self._waiting.popleft(), late)
-
-
-def _remove(rows: list[int], table: Table) -> None:
-    table.remove(rows)

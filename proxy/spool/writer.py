@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from proxy.spool.jobs import Append, Job, add_all
+from proxy.spool.jobs import Append, Job, Remove, add_all, remove_all
 from proxy.spool.record import SpoolFailed, SpoolFull, total
 from proxy.spool.schema import connect, primary_code
 from proxy.spool.table import REPLAY_NOW, Table
@@ -252,8 +252,9 @@ class Writer:
             table.begin()
             self._step("begun", jobs)
             add_all(table, [job for job in jobs if isinstance(job, Append)])
+            remove_all(table, [job for job in jobs if isinstance(job, Remove)])
             for job in jobs:
-                if not isinstance(job, Append):
+                if not isinstance(job, Append | Remove):
                     job.apply(table)
             if table.dead_letter_bytes > self._most_dead_letters:
                 self._dropped += table.trim_dead_letters(self._most_dead_letters)

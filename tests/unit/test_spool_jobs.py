@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy.spool import schema
-from proxy.spool.jobs import Append, Change, Commit, Drop, Growing, Job, Piece, add_all
+from proxy.spool.jobs import Append, Change, Commit, Drop, Growing, Job, Piece, Remove, add_all, remove_all
 from proxy.spool.record import Receipt, RecordId, SpoolFailed, SpoolFull
 from proxy.spool.table import Table, room
 from tests.support.spooling import ARRIVED, record
@@ -46,6 +46,18 @@ def test_appends_get_their_rows_together(table: Table) -> None:
         for row, length in ((1, 3), (2, 5))
     ]
     assert [job.size for job in jobs] == [receipt.bytes for receipt in told]
+
+
+async def test_what_many_have_delivered_is_deleted_together(table: Table) -> None:
+    add_all(table, [Append(record(1), b"x", lambda _: None, 0.0) for _ in range(4)])
+    loop = asyncio.get_running_loop()
+    jobs = [
+        Remove("0-a", rows, lambda: None, future, 0.0)
+        for rows, future in (([1, 3], loop.create_future()), ([4], loop.create_future()))
+    ]
+    remove_all(table, jobs)
+    remove_all(table, [])
+    assert table.figures()["default"].depth == 1
 
 
 def test_an_append_that_failed_says_so() -> None:
