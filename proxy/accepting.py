@@ -232,11 +232,8 @@ class Keeper:
 
     async def _connect(self, guest: Guest) -> None:
         stream = self.protocol(guest)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: stream, guest.socket)
-        except BaseException:
-            stream.given_up()
-            raise
+        loop = asyncio.get_running_loop()
+        await stream.have_made(loop.connect_accepted_socket(lambda: stream, guest.socket))
 
     def protocol(self, guest: Guest) -> Stream:
         """Return the protocol object for its socket, where there is a transport (for TLS in any case)."""

@@ -3,7 +3,7 @@
 ::
 
     CLOSED ──too many failures──▶ OPEN ──its time is over, one request comes──▶ HALF_OPEN
-       ▲                           ▲   or it can be connected to again (knock.py)    │
+       ▲                           ▲    or it listens again (knock.py)             │
        │                           └──────the probe failed: twice the time─────────┤
        └──────────────────────────────────the probe succeeded──────────────────────┘
 

@@ -175,15 +175,12 @@ async def _transport(
     loop = asyncio.get_running_loop()
     name = server_name if tls is not None else None
     stream = factory()
-    try:
-        if sock.family == socket.AF_UNIX:
-            await loop.create_unix_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
-        else:
-            await loop.create_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
-    except BaseException:
-        if tls is None:  # what TLS has told of, it also tells the end of
-            stream.given_up()
-        raise
+    making: Coroutine[Any, Any, Any]
+    if sock.family == socket.AF_UNIX:
+        making = loop.create_unix_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
+    else:
+        making = loop.create_connection(lambda: stream, sock=sock, ssl=tls, server_hostname=name)
+    await (stream.have_made(making) if tls is None else making)  # what TLS tells of, it tells the end of, too
     return stream
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 from proxy.net.pieces import Pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from proxy.clock import Deadlines
     from proxy.errors import Failure
@@ -90,7 +90,7 @@ class Stream(asyncio.Protocol):
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.lost:  # given up before
+        if self.lost:  # said by ``have_made``
             return
         self.lost = True
         self.at_eof = True
@@ -99,11 +99,16 @@ class Stream(asyncio.Protocol):
         self._wake_writer()
         self.on_lost()
 
-    def given_up(self) -> None:
-        """Whoever had the transport made was cancelled meanwhile. uvloop then closes it without a word, even
-        if it has said ``connection_made``; asyncio says that it is lost, in another turn."""
-        if hasattr(self, "transport"):
-            self.connection_lost(None)
+    async def have_made(self, making: Awaitable[object]) -> None:
+        """Have the event loop make the transport, without TLS. Whoever is cancelled meanwhile leaves a stream
+        that is lost: uvloop closes the transport without a word, even if it has said ``connection_made``;
+        asyncio says that it is lost, in another turn."""
+        try:
+            await making
+        except BaseException:
+            if hasattr(self, "transport"):
+                self.connection_lost(None)
+            raise
 
     def pause_writing(self) -> None:
         self._writable = False

@@ -156,7 +156,8 @@ class Passage:
         runtime = self._runtime
         down = self._side or Side(runtime)
         if self._side is None:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: down, self._socket)
+            loop = asyncio.get_running_loop()
+            await down.have_made(loop.connect_accepted_socket(lambda: down, self._socket))
         try:
             up = await self._connect(
                 partial(self._pool.dialler.stream, partial(Side, runtime), self._announced)

@@ -308,17 +308,24 @@ async def test_the_end_can_be_said_to_a_peer_that_has_just_reset_the_connection(
         await until(lambda: stream.lost)
 
 
-class TestGivenUp:
-    async def test_before_there_was_a_transport_it_is_no_news(self) -> None:
+class TestHavingItMade:
+    async def test_a_failure_before_there_was_a_transport_is_no_end(self) -> None:
         stream = Noting(Time())
-        stream.given_up()
+
+        async def fail() -> None:
+            raise ConnectionRefusedError
+
+        with pytest.raises(ConnectionRefusedError):
+            await stream.have_made(fail())
         assert (stream.told, stream.lost) == ([], False)
 
     async def test_it_hears_of_its_end_once_whatever_the_event_loop_says(self) -> None:
         loop, stream = asyncio.get_running_loop(), Noting(Time())
         ours, theirs = socket.socketpair()
         with theirs:
-            making = asyncio.ensure_future(loop.create_unix_connection(lambda: stream, sock=ours))
+            making = loop.create_task(
+                stream.have_made(loop.create_unix_connection(lambda: stream, sock=ours))
+            )
             made = stream.connection_made
 
             def cancelled(transport: asyncio.BaseTransport) -> None:
@@ -328,7 +335,6 @@ class TestGivenUp:
             stream.connection_made = cancelled  # type: ignore[method-assign]
             await asyncio.wait({making})
             assert making.cancelled()
-            stream.given_up()
             assert stream.lost
             await turns()
             assert stream.told == ["lost"]
