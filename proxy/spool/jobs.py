@@ -185,31 +185,22 @@ class Drop(Job):
         """Nobody waits for it; pieces that stay are found when the file is opened next."""
 
 
-class Change(Job):
+class Awaited(Job):
     """A change of rows that somebody awaits. ``note``: what is to be called for ``committed``."""
 
-    __slots__ = ("_action", "_future", "_note")
+    __slots__ = ("_future", "_note")
 
     frees = True
 
     def __init__(
-        self,
-        key: str,
-        action: Callable[[Table], None],
-        note: Callable[[], None],
-        future: asyncio.Future[None],
-        since: float,
+        self, key: str, note: Callable[[], None], future: asyncio.Future[None], since: float
     ) -> None:
         super().__init__(key, since, 0)
-        self._action = action
         self._note = note
         self._future = future
 
     def committed(self, recent: Recent) -> None:
         self._note()
-
-    def apply(self, table: Table) -> None:
-        self._action(table)
 
     def finish(self, error: Error | None) -> None:
         if self._future.done():
@@ -220,7 +211,27 @@ class Change(Job):
             self._future.set_exception(error)
 
 
-class Remove(Change):
+class Change(Awaited):
+    """Any change."""
+
+    __slots__ = ("_action",)
+
+    def __init__(
+        self,
+        key: str,
+        action: Callable[[Table], None],
+        note: Callable[[], None],
+        future: asyncio.Future[None],
+        since: float,
+    ) -> None:
+        super().__init__(key, note, future, since)
+        self._action = action
+
+    def apply(self, table: Table) -> None:
+        self._action(table)
+
+
+class Remove(Awaited):
     """Records that were delivered. The writer deletes those of many jobs at once."""
 
     __slots__ = ("rows",)
@@ -233,7 +244,7 @@ class Remove(Change):
         future: asyncio.Future[None],
         since: float,
     ) -> None:
-        super().__init__(key, lambda table: table.remove(rows), note, future, since)
+        super().__init__(key, note, future, since)
         self.rows = rows
 
 

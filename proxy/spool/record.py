@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 
-_RECORDINGS = "replay"
-
 ANY_HEAD = HeadLimits(1 << 20, 1 << 12, 1 << 19)
 """For the head of a record: it was judged when it came, perhaps by higher limits than any of now."""
 
@@ -119,12 +117,13 @@ def queue_name(upstream: str, endpoint: EndpointClass) -> str:
     PostHog takes recordings by another service than events, with another store behind it: when one of them is
     sick, what is kept for the other is not to wait for it.
     """
-    return f"{upstream}/{_RECORDINGS}" if endpoint is EndpointClass.REPLAY else upstream
+    events, recordings = queues_of(upstream)
+    return recordings if endpoint is EndpointClass.REPLAY else events
 
 
-def queues_of(upstream: str) -> tuple[str, ...]:
-    """Return the names of all queues for an upstream."""
-    return upstream, f"{upstream}/{_RECORDINGS}"
+def queues_of(upstream: str) -> tuple[str, str]:
+    """Return the names of the queues for an upstream: that of events, that of recordings."""
+    return upstream, f"{upstream}/replay"
 
 
 def upstream_of(queue: str) -> str:

@@ -155,7 +155,8 @@ class Replay:
 
     def wake(self, queue: str | None = None) -> None:
         """Something was kept in a queue of a configured upstream, or adopted (``None``)."""
-        for feeder in self._feeders.values() if queue is None else (self._feeders[queue],):
+        feeders = self._feeders.values() if queue is None else [self._feeders[queue]]
+        for feeder in feeders:
             feeder.wake()
 
     def look(self) -> None:

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from proxy.spool.files import Claim
     from proxy.spool.jobs import Error, Job
     from proxy.spool.record import Done, RecordId, SpoolRecord, Stored
-    from proxy.spool.table import Table
     from proxy.spool.writer import Batch, Fault
 
 T = TypeVar("T")
@@ -295,30 +294,25 @@ class Store:
         for record in ids:
             by_file.setdefault(record.file, []).append(record)
         for key, records in by_file.items():
-            rows, future = [record.row for record in records], self._loop.create_future()
-            note = partial(self._recent.gone, records)
-            self.ask(Remove(key, rows, note, future, self._clock.monotonic()))
-            await future
+            rows = [record.row for record in records]
+            await self._changed(partial(Remove, key, rows, partial(self._recent.gone, records)))
 
     async def set_aside(self, record: RecordId, status: int, reason: str) -> None:
         """Make a record a dead letter. Raises as ``delivered``."""
-        await self._change(
-            record.file,
-            lambda table: table.set_aside(record.row, status, reason),
-            partial(self._recent.gone, [record]),
+        note = partial(self._recent.gone, [record])
+        await self._changed(
+            partial(Change, record.file, lambda table: table.set_aside(record.row, status, reason), note)
         )
 
     async def postponed(self, record: RecordId) -> None:
         """Count one more attempt. Raises as ``delivered``."""
-        await self._change(
-            record.file,
-            lambda table: table.postpone([record.row]),
-            partial(self._recent.postponed, record),
-        )
+        note = partial(self._recent.postponed, record)
+        await self._changed(partial(Change, record.file, lambda table: table.postpone([record.row]), note))
 
-    async def _change(self, key: str, action: Callable[[Table], None], committed: Callable[[], None]) -> None:
+    async def _changed(self, job: Callable[[asyncio.Future[None], float], Job]) -> None:
+        """Have a job done that somebody awaits."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self.ask(Change(key, action, committed, future, self._clock.monotonic()))
+        self.ask(job(future, self._clock.monotonic()))
         await future
 
     # Upkeep.
