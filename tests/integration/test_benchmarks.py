@@ -250,20 +250,10 @@ def generated(generator: str, rate: str, load: Load, folder: Path) -> dict[str, 
 
 
 @pytest.mark.needs("nginx")
-def test_a_short_outage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["fallback", "first"])
+def test_a_short_outage(mode: str, tmp_path: Path) -> None:
     """`make outage` in small; its exit status says whether anything was lost or refused."""
-    words = [
-        "--rate",
-        "200",
-        "--seconds",
-        "2",
-        "--before",
-        "1",
-        "--mode",
-        "first",
-        "--directory",
-        str(tmp_path),
-    ]
+    words = ["--rate", "200", "--seconds", "2", "--before", "1", "--mode", mode]
     tmp_path.chmod(0o755)
     argv = [sys.executable, "-m", "benchmarks.outage", *words, "--directory", str(tmp_path)]
     with Process(argv, name="outage", env=clean_environment()) as process:

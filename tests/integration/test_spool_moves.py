@@ -66,7 +66,7 @@ def holding(site: Site) -> set[str]:
 
 @pytest.mark.parametrize(
     ("before", "after", "how"),
-    [(3, 1, "reload"), (1, 3, "restart")],
+    [(3, 1, "reload"), (2, 3, "reload"), (1, 3, "restart")],
 )
 def test_another_number_of_workers(before: int, after: int, how: str, tmp_path: Path) -> None:
     with Site(tmp_path, "fallback", before) as site:
@@ -83,14 +83,15 @@ def test_another_number_of_workers(before: int, after: int, how: str, tmp_path: 
         assert list(site.spool.glob("*.spool*")) == []  # those of workers that are gone, too
 
 
-def test_posthog_comes_back_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_posthog_comes_back_elsewhere(how: str, tmp_path: Path) -> None:
     with Site(tmp_path, "fallback", 2) as site:
         site.kill_posthog()
         sender = Sender(site)
         sender.fill(2)
         site.move_posthog()
         site.start_posthog()
-        change(site, "reload")
+        change(site, how)
         sender.judge(Arrivals(site.journal))
 
 
