@@ -101,7 +101,7 @@ def _readings(path: bytes) -> Iterator[bytes | None]:
     """What servers make of ``path`` beside itself. ``None``: they would not agree where it leads.
 
     Decoded once; decoded twice, parameters taken out between or only then; and each of these, and what came,
-    with parameters taken out before anything else, or ended by a `?` or `#` that was encoded before.
+    with parameters taken out before anything else or not, and ended by a `?` or `#` that was encoded before.
     """
     once = canonical(path)
     if once == path:
@@ -114,11 +114,12 @@ def _readings(path: bytes) -> Iterator[bytes | None]:
         yield canonical(decoded)
         texts.append(unquote_to_bytes(decoded))
     for text in texts:
-        yield canonical(_PARAMETERS.sub(b"", text))
-        yield canonical(_PARAMETERS.sub(b"", text.replace(b"\\", b"/")))
-        end = _END.search(text)
-        if end is not None:
-            yield canonical(text[: end.start()])
+        slashed = text.replace(b"\\", b"/")
+        for bare in {text, _PARAMETERS.sub(b"", text), _PARAMETERS.sub(b"", slashed)}:
+            yield canonical(bare)
+            end = _END.search(bare)
+            if end is not None:
+                yield canonical(bare[: end.start()])
 
 
 @dataclass(frozen=True, slots=True)

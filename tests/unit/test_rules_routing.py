@@ -423,6 +423,7 @@ class TestPathsWithTwoMeanings:
             "/metrics;\\x",
             "/metrics%3b%5cx",
             "/metrics;%2f%3fx",
+            "/;%3f/metrics%3f",
             "/metrics//",
             "/%6detrics?x",
             "/static%2farray.js",
